@@ -1,0 +1,226 @@
+//! Files that are whole or absent: temporary file in the same directory, sync, rename, sync.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// Last line of a sealed text file: the BLAKE3 of every byte before it.
+const SEAL: &str = "# blake3 ";
+
+/// Creates a directory and its parents.
+///
+/// # Errors
+/// With the path, when the system refuses.
+pub fn create_dir(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(|e| Error::io("create directory", path, e))
+}
+
+/// Reads a whole file.
+///
+/// # Errors
+/// With the path, when the system refuses.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|e| Error::io("read", path, e))
+}
+
+/// Reads a whole UTF-8 file.
+///
+/// # Errors
+/// With the path, when the system refuses or the text is not UTF-8.
+pub fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))
+}
+
+/// A file being written that appears under its name only when [`Pending::commit`] succeeds.
+#[derive(Debug)]
+pub struct Pending {
+    temporary: tempfile::NamedTempFile,
+    target: PathBuf,
+}
+
+/// Prefix of temporary files; [`sweep`] removes those that a killed process left behind.
+const TEMPORARY: &str = ".tutornet-tmp-";
+
+impl Pending {
+    /// Opens a temporary file beside `target`.
+    ///
+    /// # Errors
+    /// When the directory does not take a new file.
+    pub fn create(target: &Path) -> Result<Self> {
+        let directory = parent(target);
+        let temporary = tempfile::Builder::new()
+            .prefix(TEMPORARY)
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .tempfile_in(directory)
+            .map_err(|e| Error::io("create a file in", directory, e))?;
+        Ok(Self { temporary, target: target.to_path_buf() })
+    }
+
+    /// The open file.
+    pub fn file(&mut self) -> &mut File {
+        self.temporary.as_file_mut()
+    }
+
+    /// Syncs the bytes, gives the file its name and syncs the directory.
+    ///
+    /// # Errors
+    /// When the disk is full or the system refuses; nothing then lies under the target's name.
+    pub fn commit(self) -> Result<()> {
+        self.temporary.as_file().sync_all().map_err(|e| Error::io("write", &self.target, e))?;
+        self.temporary.persist(&self.target).map_err(|e| Error::io("rename to", &self.target, e.error))?;
+        let directory = parent(&self.target);
+        File::open(directory).and_then(|d| d.sync_all()).map_err(|e| Error::io("sync", directory, e))
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    }
+}
+
+/// Replaces a file's contents atomically.
+///
+/// # Errors
+/// See [`Pending`].
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut pending = Pending::create(path)?;
+    pending.file().write_all(bytes).map_err(|e| Error::io("write", path, e))?;
+    pending.commit()
+}
+
+/// Removes temporary files that a killed process left in `directory`. Call it under the directory's lock.
+///
+/// # Errors
+/// When the directory cannot be listed.
+pub fn sweep(directory: &Path) -> Result<()> {
+    let entries = std::fs::read_dir(directory).map_err(|e| Error::io("list", directory, e))?;
+    for entry in entries {
+        let entry = entry.map_err(|e| Error::io("list", directory, e))?;
+        if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+            let path = entry.path();
+            std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a text that carries the BLAKE3 of itself in its last line.
+///
+/// # Errors
+/// See [`Pending`].
+pub fn write_sealed(path: &Path, text: &str) -> Result<()> {
+    let mut text = text.to_owned();
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    let hash = blake3::hash(text.as_bytes());
+    write(path, format!("{text}{SEAL}{hash}\n").as_bytes())
+}
+
+/// Reads a text written by [`write_sealed`] and checks its seal.
+///
+/// # Errors
+/// When the file is missing, has no seal, or its bytes do not match it.
+pub fn read_sealed(path: &Path) -> Result<String> {
+    let text = read_text(path)?;
+    let (body, seal) = text
+        .rfind(SEAL)
+        .map(|at| text.split_at(at))
+        .ok_or_else(|| Error::format(path, "expected a last line `# blake3 HASH`, found none: truncated?"))?;
+    let found = blake3::hash(body.as_bytes()).to_hex();
+    let expected = seal[SEAL.len()..].trim_end_matches('\n');
+    if expected != found.as_str() || !seal.ends_with('\n') {
+        return Err(Error::format(
+            path,
+            format!("the file was changed after it was sealed: its last line says {expected}, its bytes give {found}"),
+        ));
+    }
+    Ok(body.to_owned())
+}
+
+/// BLAKE3 of a file as 64 hexadecimal digits.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn blake3_file(path: &Path) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    std::io::copy(&mut file, &mut hasher).map_err(|e| Error::io("read", path, e))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// An exclusive lock on a directory, held until dropped (or until the process dies).
+#[derive(Debug)]
+pub struct DirectoryLock {
+    _file: File,
+}
+
+impl DirectoryLock {
+    /// Locks `directory` through the file `.lock` in it.
+    ///
+    /// # Errors
+    /// When another process holds it; the message names that process.
+    pub fn acquire(directory: &Path) -> Result<Self> {
+        let path = directory.join(".lock");
+        let mut file = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(|e| Error::io("open", &path, e))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => {
+                let holder = std::fs::read_to_string(&path).unwrap_or_default();
+                return Err(Error::invalid(format!(
+                    "{} is being written by another process ({}); wait for it or stop it",
+                    directory.display(),
+                    if holder.trim().is_empty() { "unknown" } else { holder.trim() }
+                )));
+            }
+            Err(std::fs::TryLockError::Error(e)) => return Err(Error::io("lock", &path, e)),
+        }
+        file.set_len(0)
+            .and_then(|()| write!(file, "process {}", std::process::id()))
+            .map_err(|e| Error::io("write", &path, e))?;
+        Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seal_holds_and_breaks() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("corpus.toml");
+        write_sealed(&path, "a = 1").unwrap();
+        assert_eq!(read_sealed(&path).unwrap(), "a = 1\n");
+        for position in 0..std::fs::read(&path).unwrap().len() {
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[position] ^= 1;
+            std::fs::write(&path, &bytes).unwrap();
+            assert!(read_sealed(&path).is_err(), "bit flip at {position} went unnoticed");
+            bytes[position] ^= 1;
+            std::fs::write(&path, &bytes).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_dropped_pending_file_leaves_nothing_and_a_lock_excludes() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Pending::create(&dir.path().join("x")).unwrap());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        let lock = DirectoryLock::acquire(dir.path()).unwrap();
+        let error = DirectoryLock::acquire(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        drop(lock);
+        DirectoryLock::acquire(dir.path()).unwrap();
+    }
+}

@@ -1,0 +1,290 @@
+//! Memory-maps one shard: small columns at once, payloads one utterance at a time.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, UInt32Type, UInt64Type};
+use bytes::Bytes;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::column::page::{Page, PageReader};
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
+use parquet::file::serialized_reader::SerializedPageReader;
+
+use super::writer::shard_error;
+use crate::error::{Error, Result};
+
+/// An open shard. Cheap to clone; all clones share one memory map.
+#[derive(Debug, Clone)]
+pub struct Shard {
+    path: Arc<PathBuf>,
+    bytes: Bytes,
+    metadata: ArrowReaderMetadata,
+    /// First row of every row group, and the number of rows at the end.
+    first_rows: Arc<Vec<usize>>,
+}
+
+impl Shard {
+    /// Maps the file and reads its footer.
+    ///
+    /// # Errors
+    /// When the file is missing, truncated, or no Parquet file with an offset index.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        // SAFETY: shards are complete files that this program replaces by rename, never in place;
+        // a foreign program that truncates one while it is mapped raises SIGBUS, as for any map.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))?;
+        let bytes = Bytes::from_owner(map);
+        let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Required);
+        let metadata = ArrowReaderMetadata::load(&bytes, options).map_err(|e| shard_error(path, &e))?;
+        let mut first_rows = vec![0];
+        for group in metadata.metadata().row_groups() {
+            let rows = usize::try_from(group.num_rows())
+                .map_err(|_| Error::format(path, "a row group with a negative number of rows"))?;
+            first_rows.push(first_rows[first_rows.len() - 1] + rows);
+        }
+        Ok(Self { path: Arc::new(path.to_path_buf()), bytes, metadata, first_rows: Arc::new(first_rows) })
+    }
+
+    /// Where the shard lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Number of utterances.
+    pub fn rows(&self) -> usize {
+        self.first_rows[self.first_rows.len() - 1]
+    }
+
+    /// Value of a key of the file's metadata.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        let pairs = self.parquet().file_metadata().key_value_metadata()?;
+        pairs.iter().find(|p| p.key == key)?.value.as_deref()
+    }
+
+    /// Compressed size of a column in bytes, summed over the file.
+    ///
+    /// # Errors
+    /// When there is no such column.
+    pub fn compressed_bytes(&self, column: &str) -> Result<u64> {
+        let leaf = self.leaf(column)?;
+        let sizes = self.parquet().row_groups().iter().map(|g| g.column(leaf).compressed_size());
+        u64::try_from(sizes.sum::<i64>())
+            .map_err(|_| Error::format(self.path(), format!("column {column} has a negative size")))
+    }
+
+    /// Reads the named small columns of all rows.
+    ///
+    /// # Errors
+    /// When a column is missing or its pages cannot be decoded.
+    pub fn columns(&self, names: &[&str]) -> Result<RecordBatch> {
+        for name in names {
+            self.leaf(name)?;
+        }
+        let schema = self.parquet().file_metadata().schema_descr();
+        let mask = ProjectionMask::columns(schema, names.iter().copied());
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(self.bytes.clone(), self.metadata.clone())
+            .with_projection(mask)
+            .with_batch_size(self.rows().max(1))
+            .build()
+            .map_err(|e| shard_error(self.path(), &e))?;
+        let schema = arrow::record_batch::RecordBatchReader::schema(&reader);
+        let batches: Vec<_> =
+            reader.collect::<Result<_, _>>().map_err(|e| Error::format(self.path(), e.to_string()))?;
+        let batch =
+            concat_batches(&schema, &batches).map_err(|e| Error::format(self.path(), e.to_string()))?;
+        if batch.num_rows() != self.rows() {
+            let detail = format!("expected {} rows, found {}", self.rows(), batch.num_rows());
+            return Err(Error::format(self.path(), detail));
+        }
+        Ok(batch)
+    }
+
+    /// The binary value of one row of a payload column; touches the pages of that value only.
+    ///
+    /// # Errors
+    /// When the page cannot be found, decompressed, or is not one plain binary value.
+    pub fn payload(&self, column: &str, row: usize) -> Result<Bytes> {
+        let bad = |detail: String| Error::format(self.path(), format!("column {column}, row {row}: {detail}"));
+        let leaf = self.leaf(column)?;
+        let group = self.first_rows.partition_point(|&first| first <= row).saturating_sub(1);
+        let row_groups = self.parquet().row_groups();
+        let chunk = row_groups.get(group).ok_or_else(|| bad(format!("the shard has {} rows", self.rows())))?;
+        let chunk = chunk.column(leaf);
+        let index = self.parquet().offset_index().ok_or_else(|| bad("no offset index".into()))?;
+        let pages = index[group][leaf].page_locations();
+        let rows = self.first_rows[group + 1] - self.first_rows[group];
+        if pages.len() != rows {
+            return Err(bad(format!("expected one page a row, found {} pages for {rows} rows", pages.len())));
+        }
+        let page = pages[row - self.first_rows[group]].clone();
+        let end = page.offset.checked_add(i64::from(page.compressed_page_size));
+        let inside = page.offset >= 0
+            && page.compressed_page_size >= 0
+            && end.and_then(|e| u64::try_from(e).ok()).is_some_and(|e| e <= self.bytes.len() as u64);
+        if !inside {
+            return Err(bad("the offset index points outside the file".into()));
+        }
+        let reader = Arc::new(self.bytes.clone());
+        let mut reader = SerializedPageReader::new(reader, chunk, 1, Some(vec![page]))
+            .map_err(|e| bad(e.to_string()))?;
+        match reader.get_next_page().map_err(|e| bad(e.to_string()))? {
+            // A required BYTE_ARRAY has no levels: four bytes of length, then the value.
+            Some(Page::DataPage { buf, num_values: 1, .. }) if buf.len() >= 4 => {
+                let length = u32::from_le_bytes([buf[0], buf[1], buf[2], buf[3]]) as usize;
+                if buf.len() != length + 4 {
+                    return Err(bad(format!("expected {length} bytes, found {}", buf.len() - 4)));
+                }
+                Ok(buf.slice(4..))
+            }
+            other => Err(bad(format!("expected one plain value, found {}", describe(other.as_ref())))),
+        }
+    }
+
+    fn parquet(&self) -> &ParquetMetaData {
+        self.metadata.metadata()
+    }
+
+    fn leaf(&self, column: &str) -> Result<usize> {
+        let descriptor = self.parquet().file_metadata().schema_descr();
+        let found = descriptor.columns().iter().position(|c| c.path().string() == column);
+        found.ok_or_else(|| {
+            let names: Vec<_> = descriptor.columns().iter().map(|c| c.path().string()).collect();
+            Error::format(self.path(), format!("expected a column {column}, found {}", names.join(", ")))
+        })
+    }
+}
+
+fn describe(page: Option<&Page>) -> &'static str {
+    match page {
+        None => "no page",
+        Some(Page::DataPage { .. }) => "a data page of another shape",
+        Some(Page::DataPageV2 { .. }) => "a version 2 data page",
+        Some(Page::DictionaryPage { .. }) => "a dictionary page",
+    }
+}
+
+/// Text column of a batch as strings.
+///
+/// # Errors
+/// When the column is missing or of another type.
+pub fn strings(batch: &RecordBatch, name: &str, path: &Path) -> Result<Vec<String>> {
+    let column = typed(batch, name, &DataType::Utf8, path)?;
+    Ok(column.as_string::<i32>().iter().map(|s| s.unwrap_or_default().to_owned()).collect())
+}
+
+/// 32-bit count column of a batch.
+///
+/// # Errors
+/// When the column is missing or of another type.
+pub fn u32s(batch: &RecordBatch, name: &str, path: &Path) -> Result<Vec<u32>> {
+    let column = typed(batch, name, &DataType::UInt32, path)?;
+    Ok(column.as_primitive::<UInt32Type>().values().to_vec())
+}
+
+/// 64-bit count column of a batch.
+///
+/// # Errors
+/// When the column is missing or of another type.
+pub fn u64s(batch: &RecordBatch, name: &str, path: &Path) -> Result<Vec<u64>> {
+    let column = typed(batch, name, &DataType::UInt64, path)?;
+    Ok(column.as_primitive::<UInt64Type>().values().to_vec())
+}
+
+/// Column of fixed 16-byte hashes of a batch.
+///
+/// # Errors
+/// When the column is missing or of another type.
+pub fn hashes(batch: &RecordBatch, name: &str, path: &Path) -> Result<Vec<[u8; 16]>> {
+    let column = typed(batch, name, &DataType::FixedSizeBinary(16), path)?;
+    let column = column.as_fixed_size_binary();
+    let hashes = column.iter().map(|h| h.and_then(|h| <[u8; 16]>::try_from(h).ok()).unwrap_or_default());
+    Ok(hashes.collect())
+}
+
+fn typed<'a>(batch: &'a RecordBatch, name: &str, expected: &DataType, path: &Path) -> Result<&'a dyn Array> {
+    let column = batch
+        .column_by_name(name)
+        .ok_or_else(|| Error::format(path, format!("expected a column {name}, found none")))?;
+    if column.data_type() != expected || column.null_count() > 0 {
+        let detail = format!(
+            "column {name}: expected {expected} without nulls, found {} with {} nulls",
+            column.data_type(),
+            column.null_count()
+        );
+        return Err(Error::format(path, detail));
+    }
+    Ok(column.as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::ShardWriter;
+    use arrow::array::{BinaryArray, StringArray};
+    use arrow::datatypes::{Field, Schema};
+
+    fn write(path: &Path, rows: usize) {
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("utterance", DataType::Utf8, false),
+            Field::new("hidden", DataType::Binary, false),
+        ]));
+        let metadata = [("version".to_owned(), "1".to_owned())];
+        let mut writer = ShardWriter::create(path, schema.clone(), &["hidden"], &metadata).unwrap();
+        for row in 0..rows {
+            let value: Vec<u8> = (0..row * 1000).map(|i| (i * row % 251) as u8).collect();
+            let batch = RecordBatch::try_new(
+                schema.clone(),
+                vec![
+                    Arc::new(StringArray::from(vec![format!("utt{row}")])),
+                    Arc::new(BinaryArray::from(vec![value.as_slice()])),
+                ],
+            );
+            writer.write(&batch.unwrap()).unwrap();
+        }
+        let summary = writer.finish().unwrap();
+        assert_eq!(summary.rows as usize, rows);
+        assert_eq!(summary.blake3, crate::files::blake3_file(path).unwrap());
+    }
+
+    #[test]
+    fn every_row_comes_back_alone_across_row_groups() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("shard.parquet");
+        write(&path, 150);
+        let shard = Shard::open(&path).unwrap();
+        assert_eq!((shard.rows(), shard.metadata("version")), (150, Some("1")));
+        let names = strings(&shard.columns(&["utterance"]).unwrap(), "utterance", &path).unwrap();
+        for row in [149, 0, 63, 64, 100, 1] {
+            assert_eq!(names[row], format!("utt{row}"));
+            let expected: Vec<u8> = (0..row * 1000).map(|i| (i * row % 251) as u8).collect();
+            assert_eq!(shard.payload("hidden", row).unwrap(), expected);
+        }
+        assert!(shard.payload("hidden", 150).unwrap_err().to_string().contains("150 rows"));
+        assert!(shard.columns(&["nothing"]).unwrap_err().to_string().contains("utterance, hidden"));
+    }
+
+    #[test]
+    fn rows_do_not_depend_on_how_they_were_batched() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        write(&a, 70);
+        write(&b, 70);
+        assert_eq!(std::fs::read(a).unwrap(), std::fs::read(b).unwrap());
+    }
+
+    #[test]
+    fn a_truncated_file_is_refused_at_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("shard.parquet");
+        write(&path, 10);
+        let bytes = std::fs::read(&path).unwrap();
+        for length in [0, 1, 8, bytes.len() / 2, bytes.len() - 1] {
+            std::fs::write(&path, &bytes[..length]).unwrap();
+            assert!(Shard::open(&path).is_err(), "{length} bytes were accepted");
+        }
+    }
+}
