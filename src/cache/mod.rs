@@ -1,1 +1,2 @@
 //! cache
+pub mod codec;
