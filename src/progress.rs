@@ -38,8 +38,7 @@ impl Progress {
         }
         bar.set_prefix(task.to_owned());
         let now = Instant::now();
-        let plain =
-            (!terminal && !quiet).then(|| Plain { started: now, last: std::sync::Mutex::new(now) });
+        let plain = (!terminal && !quiet).then(|| Plain { started: now, last: std::sync::Mutex::new(now) });
         Self { bar, plain, task: task.to_owned() }
     }
 
@@ -55,7 +54,11 @@ impl Progress {
         let (done, total) = (self.bar.position(), self.bar.length().unwrap_or(0));
         let elapsed = plain.started.elapsed().as_secs_f64();
         let left = if done > 0 { elapsed * (total.saturating_sub(done)) as f64 / done as f64 } else { 0.0 };
-        tracing::info!("{}: {done}/{total} {} ({elapsed:.0} s, {left:.0} s left)", self.task, self.bar.message());
+        tracing::info!(
+            "{}: {done}/{total} {} ({elapsed:.0} s, {left:.0} s left)",
+            self.task,
+            self.bar.message()
+        );
     }
 
     /// Shows a short message beside the bar.
