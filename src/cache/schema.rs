@@ -30,8 +30,8 @@ pub const CHECKSUM: &str = "checksum";
 
 /// Keys of the file's metadata.
 pub mod key {
-    /// Always `tutornet cache`.
-    pub const SCHEMA: &str = "tutornet.schema";
+    /// What the file is a shard of.
+    pub const KIND: &str = "tutornet.kind";
     /// [`super::super::identity::VERSION`].
     pub const VERSION: &str = "tutornet.version";
     /// BLAKE3 of the `cache.toml` that the shard belongs to.
@@ -47,8 +47,8 @@ pub mod key {
     /// Temperature of the column `softmax`, where there is one.
     pub const TEMPERATURE: &str = "tutornet.temperature";
 }
-/// Value of [`key::SCHEMA`].
-pub const SCHEMA_NAME: &str = "tutornet cache";
+/// Value of [`key::KIND`].
+pub const KIND: &str = "cache";
 
 /// What names an utterance: part of every checksum of its row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,7 +137,7 @@ pub fn schema(identity: &Identity) -> Result<SchemaRef> {
 pub fn metadata(identity: &Identity, cache: &str) -> Vec<(String, String)> {
     let labels: Vec<_> = (0..identity.labels.count()).map(|i| identity.labels.symbol(i)).collect();
     let mut pairs = vec![
-        (key::SCHEMA, SCHEMA_NAME.to_owned()),
+        (key::KIND, KIND.to_owned()),
         (key::VERSION, identity.version.to_string()),
         (key::CACHE, cache.to_owned()),
         (key::CODEC, identity.codec.clone()),
