@@ -102,12 +102,7 @@ fn read_record(dir: &Path, file: &str) -> Option<ShardEntry> {
     toml::from_str(&text).ok().filter(|entry: &ShardEntry| entry.file == file)
 }
 
-fn by_contents(
-    dir: &Path,
-    identity: &Identity,
-    cache: &str,
-    wanted: &Wanted,
-) -> Result<Option<ShardEntry>> {
+fn by_contents(dir: &Path, identity: &Identity, cache: &str, wanted: &Wanted) -> Result<Option<ShardEntry>> {
     let path = dir.join(&wanted.file);
     if !path.exists() {
         return Ok(None);

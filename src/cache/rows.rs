@@ -8,9 +8,7 @@ use bytes::Bytes;
 
 use super::codec;
 use super::identity::{Identity, short};
-use super::schema::{
-    CHECKSUM, FRAME_WEIGHT, HIDDEN, Key, POSTERIOR, KIND, SMALL, SOFTMAX, key, payloads,
-};
+use super::schema::{CHECKSUM, FRAME_WEIGHT, HIDDEN, KIND, Key, POSTERIOR, SMALL, SOFTMAX, key, payloads};
 use crate::error::{Error, Result};
 use crate::shard::{self, Shard};
 

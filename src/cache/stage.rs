@@ -8,6 +8,7 @@
 //! shard being gathered.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -45,7 +46,7 @@ pub struct Job<'a> {
     pub budget: usize,
     /// Threads that encode.
     pub workers: usize,
-    /// Advances by milliseconds of audio.
+    /// Advances by seconds of audio.
     pub progress: &'a Progress,
     /// Asks for an orderly end.
     pub stop: &'a Stop,
@@ -80,6 +81,8 @@ struct Encode {
 /// The first error of any thread; shards that were finished stay.
 pub fn run(job: &Job, teacher: &impl Forward, bare: bool) -> Result<Done> {
     let started = Instant::now();
+    // Set by an encoder that fails, as its fellows would go on without it.
+    let abort = AtomicBool::new(false);
     let (input_sender, inputs) = bounded(AHEAD);
     let (outcome_sender, outcomes) = bounded::<Encode>(2 * job.workers + AHEAD);
     let (row_sender, rows) = bounded(2 * job.workers + AHEAD);
@@ -88,14 +91,17 @@ pub fn run(job: &Job, teacher: &impl Forward, bare: bool) -> Result<Done> {
         let encoders: Vec<_> = (0..job.workers.max(1))
             .map(|_| {
                 let (outcomes, rows) = (outcomes.clone(), row_sender.clone());
-                scope.spawn(move || encode_all(job, &outcomes, &rows))
+                let abort = &abort;
+                scope.spawn(move || {
+                    encode_all(job, &outcomes, &rows).inspect_err(|_| abort.store(true, Ordering::Relaxed))
+                })
             })
             .collect();
         // Only the threads hold the ends now: when one stops, its neighbours see it.
         drop((outcomes, row_sender));
         let writer = scope.spawn(|| write(job, rows));
         let mut done = Done::default();
-        let forwarded = forward(job, teacher, bare, inputs, outcome_sender, &mut done);
+        let forwarded = forward(job, teacher, bare, &abort, inputs, outcome_sender, &mut done);
         let mut results = Vec::new();
         match joined(writer.join()) {
             Ok(shards) => done.shards = shards,
@@ -146,6 +152,7 @@ fn forward(
     job: &Job,
     teacher: &impl Forward,
     bare: bool,
+    abort: &AtomicBool,
     inputs: Receiver<(usize, Batch, Input)>,
     sender: Sender<Encode>,
     done: &mut Done,
@@ -177,14 +184,14 @@ fn forward(
             Ok(())
         };
         run_in_parts(teacher, &input, &mut limit, &name, &mut take)?;
-        if closed {
+        if closed || abort.load(Ordering::Relaxed) {
             // An encoder or the writer stopped; it says why.
             return Ok(());
         }
         let valid: usize = input.frames.iter().sum();
         done.valid += valid as u64;
         done.padded += (input.frames.len() * input.padded) as u64;
-        job.progress.add(10 * valid as u64);
+        job.progress.add(done.valid / 100 - (done.valid - valid as u64) / 100);
     }
     Ok(())
 }
@@ -243,7 +250,8 @@ fn write(job: &Job, rows: Receiver<(usize, usize, Row)>) -> Result<Vec<(usize, S
         if gathering.missing > 0 {
             continue;
         }
-        let rows: Vec<Row> = gathered.remove(&shard).map(|g| g.rows).unwrap_or_default().into_iter().flatten().collect();
+        let rows: Vec<Row> =
+            gathered.remove(&shard).map(|g| g.rows).unwrap_or_default().into_iter().flatten().collect();
         let frames = rows.iter().map(|r| u64::from(r.key.frames)).sum();
         let summary = write_shard(&job.dir.join(&wanted.file), job.identity, job.cache, &rows)?;
         let entry = ShardEntry::new(&wanted.file, frames, summary);
