@@ -9,7 +9,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::kernels::{Conv1dOptions, conv1d};
+use crate::kernels::{Conv1dOptions, conv1d, sum};
 use crate::random::Random;
 
 /// The layer c of equation (7): a convolution over time with a bias.
@@ -48,7 +48,7 @@ impl Bridge {
 pub fn rkd_loss(predicted: Tensor<3>, target: Tensor<3>, weight: Tensor<3>) -> Tensor<1> {
     let batch = predicted.dims()[0];
     let difference = (target - predicted) * weight;
-    (difference.clone() * difference).sum().div_scalar(batch as f64)
+    sum(difference.clone() * difference).div_scalar(batch as f64)
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@
 use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
 
+use crate::kernels::sum;
+
 /// Equation (8). `logits` [batch, frames, labels] are the student's; `teacher` (same shape) is the
 /// teacher's softmax at `temperature`; `valid` [batch, frames, 1] is 1 on valid frames, 0 on padding.
 /// The result is [1].
@@ -15,7 +17,7 @@ pub fn skd_loss(logits: Tensor<3>, teacher: Tensor<3>, valid: Tensor<3>, tempera
     let batch = logits.dims()[0];
     let student = softmax(logits.div_scalar(temperature), 2);
     let difference = (teacher - student) * valid;
-    (difference.clone() * difference).sum().div_scalar(batch as f64)
+    sum(difference.clone() * difference).div_scalar(batch as f64)
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ mod conv1d_cpu;
 mod ctc;
 mod extension;
 mod simd;
+mod sum;
 
 pub use conv1d::{Conv1dOptions, conv1d};
 pub use ctc::{ctc_loss, ctc_possible};
+pub use sum::sum;

@@ -9,6 +9,7 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
 use super::pipeline::{Optimizer as Settings, Rule};
 use crate::error::{Error, Result};
+use crate::kernels::sum;
 use crate::models::parameters::{HostTensor, UpdateTensor};
 
 /// Gradients of one or several batches, flat, by the tensor's name.
@@ -43,7 +44,7 @@ impl NamedGradients {
     /// Global norm of all gradients; not finite when one of them is not.
     pub fn norm(&self) -> f64 {
         let squares: Vec<Tensor<1>> =
-            self.by_name.values().map(|g| (g.clone() * g.clone()).sum()).collect();
+            self.by_name.values().map(|g| sum(g.clone() * g.clone())).collect();
         if squares.is_empty() {
             return 0.0;
         }
@@ -126,7 +127,7 @@ impl Optimizer {
             Rule::NovoGrad => {
                 // Ginsburg et al., 2019, as in OpenSeq2Seq's novograd.py: the second moment starts at
                 // the first squared norm, decay joins the normalised gradient, m is a plain sum.
-                let square = (g.clone() * g.clone()).sum();
+                let square = sum(g.clone() * g.clone());
                 let second = match &earlier {
                     Some(m) => m.second.clone().mul_scalar(beta2) + square.mul_scalar(1.0 - beta2),
                     None => square,
