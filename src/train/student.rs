@@ -35,7 +35,7 @@ pub fn build(pipeline: &Pipeline, device: &Device) -> Result<Model> {
 }
 
 fn settle(config: &mut ModelConfig, student: &Student) {
-    let norm = config.architecture.norm_mut();
+    let norm = config.norm_mut();
     norm.statistics = student.batch_norm;
     if let Some(momentum) = student.batch_norm_momentum {
         norm.momentum = momentum;
