@@ -5,6 +5,7 @@
 
 mod log;
 mod prep;
+mod report;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -41,6 +42,8 @@ impl Arguments {
 enum Command {
     /// Turn a tree of audio and transcripts into a corpus of log-mel features
     Prep(prep::Args),
+    /// Put runs side by side: a table and plots
+    Report(report::Args),
 }
 
 /// What every subcommand gets besides its arguments.
@@ -60,6 +63,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let context = Context { verbosity: arguments.verbosity(), stop: Stop::on_signals()? };
     match arguments.command {
         Command::Prep(args) => prep::run(args, &context),
+        Command::Report(args) => report::run(args, &context),
     }
 }
 
