@@ -30,7 +30,10 @@ impl Bridge {
         let values: Vec<f32> =
             (0..teacher * student * kernel).map(|_| (random.normal() * deviation) as f32).collect();
         let weight = Tensor::from_data(TensorData::new(values, [teacher, student, kernel]), device);
-        Self { weight: Param::from_tensor(weight), bias: Param::from_tensor(Tensor::zeros([teacher], device)) }
+        Self {
+            weight: Param::from_tensor(weight),
+            bias: Param::from_tensor(Tensor::zeros([teacher], device)),
+        }
     }
 
     /// [batch, student width, frames] -> [batch, teacher width, frames].

@@ -40,8 +40,10 @@ pub struct Normalised {
 pub fn batch_norm(x: Tensor<3>, gamma: Tensor<1>, beta: Tensor<1>, options: &NormOptions) -> Normalised {
     let [_, channels, _] = x.dims();
     let constant = x.clone().detach().into_dispatch();
-    let statistics: Tensor<2> =
-        Tensor::from_dispatch(<Dispatch as NormBackend>::tutor_channel_statistics(constant, options.counted.clone()));
+    let statistics: Tensor<2> = Tensor::from_dispatch(<Dispatch as NormBackend>::tutor_channel_statistics(
+        constant,
+        options.counted.clone(),
+    ));
     let y = <Dispatch as NormBackend>::tutor_normalise(
         x.into_dispatch(),
         gamma.into_dispatch(),
@@ -89,7 +91,8 @@ mod tests {
         let centred = x - mean;
         let variance = total(centred.clone().square());
         let channels = [1, SHAPE[1], 1];
-        let y = centred / (variance + options.epsilon).sqrt() * gamma.reshape(channels) + beta.reshape(channels);
+        let y =
+            centred / (variance + options.epsilon).sqrt() * gamma.reshape(channels) + beta.reshape(channels);
         match &options.rectified {
             Some(frames) => relu(y) * mask(frames, &device),
             None => y,
@@ -99,7 +102,10 @@ mod tests {
     fn close(name: &str, ours: Vec<f32>, reference: Vec<f32>) {
         let scale = reference.iter().map(|v| v * v).sum::<f32>().sqrt();
         let difference = ours.iter().zip(&reference).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt();
-        assert!(ours.len() == reference.len() && difference <= 3e-6 * scale, "{name}: {difference} of {scale}");
+        assert!(
+            ours.len() == reference.len() && difference <= 3e-6 * scale,
+            "{name}: {difference} of {scale}"
+        );
     }
 
     #[test]

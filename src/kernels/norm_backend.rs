@@ -79,7 +79,10 @@ impl<B: Backend + NormBackend> Backward<B, 3> for NormBackward {
         let channels = burn::backend::TensorMetadata::shape(&parameters)[1];
         let row = |i: usize| {
             let slices = [burn::tensor::Slice::from(i..i + 1), burn::tensor::Slice::from(0..channels)];
-            B::float_reshape(B::float_slice(parameters.clone(), &slices), burn::tensor::Shape::new([channels]))
+            B::float_reshape(
+                B::float_slice(parameters.clone(), &slices),
+                burn::tensor::Shape::new([channels]),
+            )
         };
         if let Some(node) = gamma_node {
             grads.register::<B>(node.id, row(0));

@@ -48,7 +48,8 @@ pub(super) fn statistics(x: &FlexTensor, valid: Option<&[usize]>) -> FlexTensor 
 /// Per channel: what a row needs to be normalised.
 fn affine([gamma, beta, statistics]: [&FlexTensor; 3], epsilon: f64) -> Vec<Affine> {
     let (gamma, beta, statistics) = (gamma.to_contiguous(), beta.to_contiguous(), statistics.to_contiguous());
-    let (gamma, beta, statistics) = (gamma.storage::<f32>(), beta.storage::<f32>(), statistics.storage::<f32>());
+    let (gamma, beta, statistics) =
+        (gamma.storage::<f32>(), beta.storage::<f32>(), statistics.storage::<f32>());
     let (mean, variance) = statistics.split_at(gamma.len());
     let one = |c: usize| {
         let inverse = 1.0 / (f64::from(variance[c]) + epsilon).sqrt();
@@ -106,7 +107,8 @@ pub(super) fn backward(
             for b in 0..batch {
                 let start = (b * channels + c) * frames;
                 let range = start..start + passed(b);
-                let (s1, s2) = add_weighted_sums(&xs[range.clone()], &ds[range], affine[c], rectified.is_some());
+                let (s1, s2) =
+                    add_weighted_sums(&xs[range.clone()], &ds[range], affine[c], rectified.is_some());
                 first += s1;
                 second += s2;
             }

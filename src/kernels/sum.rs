@@ -17,7 +17,8 @@ pub fn sum<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     if count <= PIECE {
         return flat.sum();
     }
-    let pieces = (0..count).step_by(PIECE).map(|from| flat.clone().narrow(0, from, PIECE.min(count - from)).sum());
+    let pieces =
+        (0..count).step_by(PIECE).map(|from| flat.clone().narrow(0, from, PIECE.min(count - from)).sum());
     Tensor::cat(pieces.collect(), 0).sum()
 }
 
