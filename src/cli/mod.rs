@@ -3,6 +3,7 @@
 //! Results go to stdout (through [`print`]), everything else to stderr. Exit codes: 0 done,
 //! 1 failed, 2 wrong usage.
 
+mod import;
 mod log;
 mod prep;
 
@@ -41,6 +42,8 @@ impl Arguments {
 enum Command {
     /// Turn a tree of audio and transcripts into a corpus of log-mel features
     Prep(prep::Args),
+    /// Read a foreign checkpoint into a model directory
+    Import(import::Args),
 }
 
 /// What every subcommand gets besides its arguments.
@@ -60,6 +63,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let context = Context { verbosity: arguments.verbosity(), stop: Stop::on_signals()? };
     match arguments.command {
         Command::Prep(args) => prep::run(args, &context),
+        Command::Import(args) => import::run(args, &context),
     }
 }
 
