@@ -60,7 +60,10 @@ fn problems(kind: Kind, path: &Path) -> Result<Vec<Problem>> {
             if student.exists() {
                 model(&student)
             } else {
-                Ok(vec![Problem::file(student, "missing: the run has not ended; `tutornet train --resume` ends it")])
+                Ok(vec![Problem::file(
+                    student,
+                    "missing: the run has not ended; `tutornet train --resume` ends it",
+                )])
             }
         }
     }
