@@ -6,6 +6,7 @@
 mod import;
 mod log;
 mod prep;
+mod report;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -44,6 +45,8 @@ enum Command {
     Prep(prep::Args),
     /// Read a foreign checkpoint into a model directory
     Import(import::Args),
+    /// Put runs side by side: a table and plots
+    Report(report::Args),
 }
 
 /// What every subcommand gets besides its arguments.
@@ -64,6 +67,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Prep(args) => prep::run(args, &context),
         Command::Import(args) => import::run(args, &context),
+        Command::Report(args) => report::run(args, &context),
     }
 }
 

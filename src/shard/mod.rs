@@ -18,6 +18,12 @@ pub const ZSTD_LEVEL: i32 = 1;
 /// Rows buffered before a row group is written.
 pub const ROWS_PER_GROUP: usize = 64;
 
+/// Version of the bytes that [`ShardWriter`] makes of the same rows; stands in every file's `created_by`.
+///
+/// Raise it when a new version of this crate or of its dependencies writes other bytes: a directory
+/// that one version began is then not finished by another.
+pub const WRITER: u32 = 1;
+
 /// One thing that `verify` found wrong in a corpus or a cache.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Problem {

@@ -42,6 +42,7 @@ impl Shard {
         let bytes = Bytes::from_owner(map);
         let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Required);
         let metadata = ArrowReaderMetadata::load(&bytes, options).map_err(|e| shard_error(path, &e))?;
+        check_extents(path, metadata.metadata(), bytes.len() as u64)?;
         let mut first_rows = vec![0];
         for group in metadata.metadata().row_groups() {
             let rows = usize::try_from(group.num_rows())
@@ -166,6 +167,29 @@ impl Shard {
             Error::format(self.path(), format!("expected a column {column}, found {}", names.join(", ")))
         })
     }
+}
+
+/// What the Parquet crate takes for granted about a footer and panics without.
+fn check_extents(path: &Path, metadata: &ParquetMetaData, length: u64) -> Result<()> {
+    let mut rows = 0i64;
+    for group in metadata.row_groups() {
+        rows = rows.saturating_add(group.num_rows().max(0));
+        for column in group.columns() {
+            let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
+            let range = u64::try_from(start).ok().zip(u64::try_from(column.compressed_size()).ok());
+            let end = range.and_then(|(start, size)| start.checked_add(size));
+            if column.data_page_offset() < start || end.is_none_or(|end| end > length) {
+                let name = column.column_path().string();
+                return Err(Error::format(path, format!("the footer puts column {name} outside the file")));
+            }
+        }
+    }
+    let expected = metadata.file_metadata().num_rows();
+    if rows != expected {
+        let detail = format!("the footer says {expected} rows, its row groups have {rows}");
+        return Err(Error::format(path, detail));
+    }
+    Ok(())
 }
 
 fn describe(page: Option<&Page>) -> &'static str {
