@@ -47,8 +47,6 @@ impl Arguments {
 enum Command {
     /// Turn a tree of audio and transcripts into a corpus of log-mel features
     Prep(prep::Args),
-    /// Put runs side by side: a table and plots
-    Report(report::Args),
     /// Read a foreign checkpoint into a model directory
     Import(import::Args),
     /// Run a teacher once over a corpus and keep what distillation needs
@@ -57,6 +55,8 @@ enum Command {
     Verify(verify::Args),
     /// Say what a corpus, model, cache, run or preset is
     Inspect(inspect::Args),
+    /// Put runs side by side: a table and plots
+    Report(report::Args),
 }
 
 /// What every subcommand gets besides its arguments.

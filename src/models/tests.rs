@@ -1,3 +1,5 @@
+#![expect(clippy::cast_possible_truncation, reason = "tests are of f32 values")]
+
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::jasper::{BlockConfig, Residual, StridePadding};
