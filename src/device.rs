@@ -102,7 +102,7 @@ fn probe(choice: DeviceChoice) -> std::result::Result<Device, String> {
     let result = catch_unwind(AssertUnwindSafe(|| {
         let device = create(choice)?;
         let sum = Tensor::<1>::from_floats([1.0, 2.0, 4.0], &device).sum();
-        let sum = sum.into_data().to_vec::<f32>().map_err(|e| format!("{e:?}"))?;
+        let sum = sum.into_data().try_to_vec::<f32>().map_err(|e| format!("{e:?}"))?;
         if sum == [7.0] { Ok(device) } else { Err(format!("computed 1 + 2 + 4 = {sum:?}")) }
     }));
     std::panic::set_hook(quiet);
@@ -137,7 +137,7 @@ fn probe_hardware() -> Option<Device> {
     let gpu = [DeviceKind::DiscreteGpu(0), DeviceKind::IntegratedGpu(0)];
     let gpu = gpu.into_iter().map(Device::wgpu).find(|d| devices.contains(d))?;
     let computes = catch_unwind(AssertUnwindSafe(|| {
-        Tensor::<1>::from_floats([1.0, 2.0], &gpu).sum().into_data().to_vec::<f32>()
+        Tensor::<1>::from_floats([1.0, 2.0], &gpu).sum().into_data().try_to_vec::<f32>()
     }));
     matches!(computes, Ok(Ok(sum)) if sum == [3.0]).then_some(gpu)
 }

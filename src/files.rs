@@ -136,7 +136,9 @@ pub fn read_sealed(path: &Path) -> Result<String> {
     if expected != found.as_str() || !seal.ends_with('\n') {
         return Err(Error::format(
             path,
-            format!("the file was changed after it was sealed: its last line says {expected}, its bytes give {found}"),
+            format!(
+                "the file was changed after it was sealed: its last line says {expected}, its bytes give {found}"
+            ),
         ));
     }
     Ok(body.to_owned())

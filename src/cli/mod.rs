@@ -1,1 +1,133 @@
-//! cli
+//! The command line: one file per subcommand, arguments to library calls and nothing else.
+//!
+//! Results go to stdout (through [`print`]), everything else to stderr. Exit codes: 0 done,
+//! 1 failed, 2 wrong usage.
+
+mod log;
+mod prep;
+mod report;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{ArgAction, CommandFactory, Parser, Subcommand};
+
+pub use log::log_to_stderr;
+
+use crate::signal::Stop;
+
+/// Knowledge distillation for speech recognisers: a teacher runs once, its cache trains any number of students.
+#[derive(Debug, Parser)]
+#[command(name = "tutornet", version, propagate_version = true, subcommand_required = true)]
+pub struct Arguments {
+    /// Say more (-v: decisions and timings, -vv: everything, libraries included)
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    verbose: u8,
+    /// Say nothing but errors
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+impl Arguments {
+    /// -1 with `--quiet`, else how often `-v` was given.
+    pub fn verbosity(&self) -> i8 {
+        if self.quiet { -1 } else { i8::try_from(self.verbose).unwrap_or(i8::MAX) }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Turn a tree of audio and transcripts into a corpus of log-mel features
+    Prep(prep::Args),
+    /// Put runs side by side: a table and plots
+    Report(report::Args),
+}
+
+/// What every subcommand gets besides its arguments.
+#[derive(Debug)]
+pub struct Context {
+    /// -1 quiet, 0 normal, 1 and more verbose.
+    pub verbosity: i8,
+    /// Becomes true on SIGINT and SIGTERM.
+    pub stop: Stop,
+}
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// Whatever made it fail; a [`clap::Error`] in the chain means wrong usage.
+pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let context = Context { verbosity: arguments.verbosity(), stop: Stop::on_signals()? };
+    match arguments.command {
+        Command::Prep(args) => prep::run(args, &context),
+        Command::Report(args) => report::run(args, &context),
+    }
+}
+
+/// Prints a result on stdout, with a line end.
+///
+/// # Errors
+/// When stdout does not take it; [`report_error`] treats a closed pipe as success.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", text.trim_end_matches('\n'))?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Wrong usage that clap cannot see by itself: exit code 2, with the usage line of `subcommand`.
+pub fn usage_error(subcommand: &[&str], detail: String) -> anyhow::Error {
+    let mut command = Arguments::command();
+    command.build();
+    for name in subcommand {
+        let Some(found) = command.find_subcommand(name).cloned() else { break };
+        command = found;
+    }
+    command.error(ErrorKind::MissingRequiredArgument, detail).into()
+}
+
+/// Prints the chain of causes on stderr and gives the exit code.
+pub fn report_error(error: &anyhow::Error) -> ExitCode {
+    if let Some(usage) = error.downcast_ref::<clap::Error>() {
+        // A closed stderr leaves nobody to tell.
+        let _ = usage.print();
+        return ExitCode::from(2);
+    }
+    // `tutornet inspect X | head -1` is no failure. Only a bare error of stdout counts: a broken pipe that
+    // the library met carries a path.
+    let direct = error.downcast_ref::<std::io::Error>();
+    if direct.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS;
+    }
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        // Library errors already end in the words of their source.
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    let _ = writeln!(std::io::stderr().lock(), "error: {text}");
+    ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_names_the_subcommand() {
+        let error = usage_error(&["prep", "librispeech"], "give a subset".to_owned());
+        let error = error.downcast_ref::<clap::Error>().unwrap();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("tutornet prep librispeech"), "{error}");
+    }
+}

@@ -1,1 +1,229 @@
-//! corpus
+//! Where utterances come from: trees of audio and transcripts, prepared once into Parquet shards.
+//!
+//! [`prep`] lists a LibriSpeech tree, decodes, normalises the transcripts, computes the features of
+//! ONE [`Frontend`](crate::features::Frontend) and writes shards and a sealed `corpus.toml`.
+//! [`Corpus`] reads them back; [`verify`] checks every byte. The columns are documented in
+//! `schemas/corpus.md`.
+
+mod audio;
+mod librispeech;
+mod manifest;
+mod plan;
+mod prep;
+mod reason;
+mod resample;
+mod schema;
+mod text;
+mod verify;
+mod work;
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+pub use audio::{Audio, decode_audio};
+pub use librispeech::subsets;
+pub use manifest::{MANIFEST, Manifest, ShardEntry, SkippedFile};
+pub use prep::{Options, Outcome, SKIPPED, prep};
+pub use reason::{Reason, Skipped};
+pub use schema::VERSION;
+pub use verify::{Description, describe, verify};
+
+use crate::error::{Error, Result};
+use crate::features::BINS;
+use crate::shard::{self, Shard};
+
+/// One row of a corpus without its features.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Utterance {
+    /// The utterance's id, unique in a corpus.
+    pub id: String,
+    /// Who speaks.
+    pub speaker: String,
+    /// The transcript in the 29 labels.
+    pub text: String,
+    /// Length at 16 kHz.
+    pub samples: u64,
+    /// First 16 bytes of the BLAKE3 of the decoded 16 kHz mono f32 little-endian samples.
+    pub audio_hash: [u8; 16],
+    /// Feature frames, 100 a second.
+    pub frames: u32,
+    /// Index of the shard.
+    pub shard: u32,
+    /// Row in the shard.
+    pub row: u32,
+}
+
+/// A complete corpus on disk. Shards are mapped when a feature of theirs is first read.
+#[derive(Debug)]
+pub struct Corpus {
+    dir: PathBuf,
+    manifest: Manifest,
+    identity: String,
+    utterances: Vec<Utterance>,
+    checksums: Vec<[u8; 16]>,
+    ranges: Vec<Range<usize>>,
+    shards: Vec<OnceLock<Shard>>,
+}
+
+impl Corpus {
+    /// Opens a corpus: checks the seal of its manifest and reads the small columns of every shard.
+    ///
+    /// # Errors
+    /// When the corpus is incomplete, a shard is missing or has another length than the manifest
+    /// says, or a small column cannot be read.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let (manifest, identity) = Manifest::read(dir)?;
+        let mut corpus = Self {
+            dir: dir.to_path_buf(),
+            identity,
+            utterances: Vec::new(),
+            checksums: Vec::new(),
+            ranges: Vec::new(),
+            shards: manifest.shards.iter().map(|_| OnceLock::new()).collect(),
+            manifest,
+        };
+        for index in 0..corpus.manifest.shards.len() {
+            let (utterances, checksums) = read_small(&corpus.open_shard(index)?, index)?;
+            let first = corpus.utterances.len();
+            corpus.utterances.extend(utterances);
+            corpus.checksums.extend(checksums);
+            corpus.ranges.push(first..corpus.utterances.len());
+        }
+        Ok(corpus)
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What `corpus.toml` says.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// BLAKE3 of the body of `corpus.toml`, 64 hexadecimal digits. As it holds the BLAKE3 of every shard,
+    /// it stands for every byte of the corpus.
+    pub fn identity(&self) -> String {
+        self.identity.clone()
+    }
+
+    /// All utterances, shard by shard, row by row.
+    pub fn utterances(&self) -> &[Utterance] {
+        &self.utterances
+    }
+
+    /// Number of shards.
+    pub fn shard_count(&self) -> usize {
+        self.ranges.len()
+    }
+
+    /// The indexes into [`Corpus::utterances`] of one shard; empty beyond the last.
+    pub fn shard(&self, shard: usize) -> Range<usize> {
+        self.ranges.get(shard).cloned().unwrap_or(0..0)
+    }
+
+    /// Reads the features of one utterance into `out`, `[frames, 64]` row-major; `out` is cleared first.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] with shard and utterance when the bytes are not those that were written.
+    pub fn features(&self, index: usize, out: &mut Vec<f32>) -> Result<()> {
+        out.clear();
+        let utterance = self.utterances.get(index).ok_or_else(|| {
+            Error::invalid(format!("{} holds {} utterances", self.dir.display(), self.utterances.len()))
+        })?;
+        let shard = self.mapped(utterance.shard as usize)?;
+        let values = read_features(shard, utterance, &self.checksums[index])?;
+        out.extend(values.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+        Ok(())
+    }
+
+    fn mapped(&self, index: usize) -> Result<&Shard> {
+        if let Some(shard) = self.shards[index].get() {
+            return Ok(shard);
+        }
+        let shard = self.open_shard(index)?;
+        Ok(self.shards[index].get_or_init(|| shard))
+    }
+
+    fn open_shard(&self, index: usize) -> Result<Shard> {
+        open_listed(&self.dir, &self.manifest.shards[index])
+    }
+}
+
+/// Opens a shard and compares its size and rows with the manifest.
+fn open_listed(dir: &Path, entry: &ShardEntry) -> Result<Shard> {
+    let path = dir.join(&entry.file);
+    let size = std::fs::metadata(&path).map_err(|e| Error::io("open", &path, e))?.len();
+    if size != entry.bytes {
+        let detail =
+            format!("expected {} bytes ({MANIFEST}), found {size}: truncated or replaced", entry.bytes);
+        return Err(Error::format(path, detail));
+    }
+    let shard = Shard::open(&path)?;
+    if shard.rows() as u64 != entry.rows {
+        let detail = format!("expected {} utterances ({MANIFEST}), found {}", entry.rows, shard.rows());
+        return Err(Error::format(path, detail));
+    }
+    Ok(shard)
+}
+
+/// The small columns of a shard: its utterances and the checksums of their features.
+fn read_small(shard: &Shard, index: usize) -> Result<(Vec<Utterance>, Vec<[u8; 16]>)> {
+    let path = shard.path();
+    let number = |n: usize| {
+        u32::try_from(n)
+            .map_err(|_| Error::format(path, format!("{n} is too large for a shard or row number")))
+    };
+    let batch = shard.columns(&schema::SMALL)?;
+    let ids = shard::strings(&batch, "utterance", path)?;
+    let speakers = shard::strings(&batch, "speaker", path)?;
+    let texts = shard::strings(&batch, "text", path)?;
+    let samples = shard::u64s(&batch, "samples", path)?;
+    let hashes = shard::hashes(&batch, "audio_hash", path)?;
+    let frames = shard::u32s(&batch, "frames", path)?;
+    let checksums = shard::hashes(&batch, "checksum", path)?;
+    let mut utterances = Vec::with_capacity(ids.len());
+    let rows = ids.into_iter().zip(speakers).zip(texts).enumerate();
+    for (row, ((id, speaker), text)) in rows {
+        utterances.push(Utterance {
+            id,
+            speaker,
+            text,
+            samples: samples[row],
+            audio_hash: hashes[row],
+            frames: frames[row],
+            shard: number(index)?,
+            row: number(row)?,
+        });
+    }
+    Ok((utterances, checksums))
+}
+
+/// The payload of one utterance, compared with its checksum.
+fn read_features(shard: &Shard, utterance: &Utterance, checksum: &[u8; 16]) -> Result<bytes::Bytes> {
+    let corrupt = |detail: String| Error::Corrupt {
+        path: shard.path().to_path_buf(),
+        utterance: utterance.id.clone(),
+        column: schema::FEATURES.to_owned(),
+        detail,
+    };
+    let payload = shard.payload(schema::FEATURES, utterance.row as usize).map_err(|e| match e {
+        Error::Format { detail, .. } => corrupt(detail),
+        e => e,
+    })?;
+    if schema::checksum(&payload) != *checksum {
+        return Err(corrupt("the bytes do not match their checksum".to_owned()));
+    }
+    let expected = utterance.frames as usize * BINS * 4;
+    if payload.len() != expected {
+        let detail =
+            format!("expected {expected} bytes for {} frames, found {}", utterance.frames, payload.len());
+        return Err(corrupt(detail));
+    }
+    Ok(payload)
+}
+
+#[cfg(test)]
+mod tests;

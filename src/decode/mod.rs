@@ -1,1 +1,5 @@
-//! decode
+//! From logits to text: greedy decoding.
+
+mod greedy;
+
+pub use greedy::{Transcript, greedy};

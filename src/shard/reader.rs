@@ -9,7 +9,9 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, UInt32Type, UInt64Type};
 use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
 use parquet::column::page::{Page, PageReader};
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
 use parquet::file::serialized_reader::SerializedPageReader;
@@ -38,8 +40,9 @@ impl Shard {
         // a foreign program that truncates one while it is mapped raises SIGBUS, as for any map.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))?;
         let bytes = Bytes::from_owner(map);
-        let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Required);
+        let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Required);
         let metadata = ArrowReaderMetadata::load(&bytes, options).map_err(|e| shard_error(path, &e))?;
+        check_extents(path, metadata.metadata(), bytes.len() as u64)?;
         let mut first_rows = vec![0];
         for group in metadata.metadata().row_groups() {
             let rows = usize::try_from(group.num_rows())
@@ -86,11 +89,12 @@ impl Shard {
         }
         let schema = self.parquet().file_metadata().schema_descr();
         let mask = ProjectionMask::columns(schema, names.iter().copied());
-        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(self.bytes.clone(), self.metadata.clone())
-            .with_projection(mask)
-            .with_batch_size(self.rows().max(1))
-            .build()
-            .map_err(|e| shard_error(self.path(), &e))?;
+        let reader =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(self.bytes.clone(), self.metadata.clone())
+                .with_projection(mask)
+                .with_batch_size(self.rows().max(1))
+                .build()
+                .map_err(|e| shard_error(self.path(), &e))?;
         let schema = arrow::record_batch::RecordBatchReader::schema(&reader);
         let batches: Vec<_> =
             reader.collect::<Result<_, _>>().map_err(|e| Error::format(self.path(), e.to_string()))?;
@@ -108,19 +112,22 @@ impl Shard {
     /// # Errors
     /// When the page cannot be found, decompressed, or is not one plain binary value.
     pub fn payload(&self, column: &str, row: usize) -> Result<Bytes> {
-        let bad = |detail: String| Error::format(self.path(), format!("column {column}, row {row}: {detail}"));
+        let bad =
+            |detail: String| Error::format(self.path(), format!("column {column}, row {row}: {detail}"));
         let leaf = self.leaf(column)?;
         let group = self.first_rows.partition_point(|&first| first <= row).saturating_sub(1);
         let row_groups = self.parquet().row_groups();
-        let chunk = row_groups.get(group).ok_or_else(|| bad(format!("the shard has {} rows", self.rows())))?;
+        let chunk =
+            row_groups.get(group).ok_or_else(|| bad(format!("the shard has {} rows", self.rows())))?;
         let chunk = chunk.column(leaf);
-        let index = self.parquet().offset_index().ok_or_else(|| bad("no offset index".into()))?;
-        let pages = index[group][leaf].page_locations();
+        let index = self.parquet().page_index_for_row_group(group);
+        let pages = index.page_locations(leaf).ok_or_else(|| bad("no offset index".into()))?;
         let rows = self.first_rows[group + 1] - self.first_rows[group];
         if pages.len() != rows {
             return Err(bad(format!("expected one page a row, found {} pages for {rows} rows", pages.len())));
         }
-        let page = pages[row - self.first_rows[group]].clone();
+        let skipped = row - self.first_rows[group];
+        let page = &pages[skipped];
         let end = page.offset.checked_add(i64::from(page.compressed_page_size));
         let inside = page.offset >= 0
             && page.compressed_page_size >= 0
@@ -128,9 +135,13 @@ impl Shard {
         if !inside {
             return Err(bad("the offset index points outside the file".into()));
         }
+        // The reader wants the locations of the whole chunk; skipping one touches no byte of it.
         let reader = Arc::new(self.bytes.clone());
-        let mut reader = SerializedPageReader::new(reader, chunk, 1, Some(vec![page]))
+        let mut reader = SerializedPageReader::new(reader, chunk, rows, Some(pages.clone()))
             .map_err(|e| bad(e.to_string()))?;
+        for _ in 0..skipped {
+            reader.skip_next_page().map_err(|e| bad(e.to_string()))?;
+        }
         match reader.get_next_page().map_err(|e| bad(e.to_string()))? {
             // A required BYTE_ARRAY has no levels: four bytes of length, then the value.
             Some(Page::DataPage { buf, num_values: 1, .. }) if buf.len() >= 4 => {
@@ -156,6 +167,29 @@ impl Shard {
             Error::format(self.path(), format!("expected a column {column}, found {}", names.join(", ")))
         })
     }
+}
+
+/// What the Parquet crate takes for granted about a footer and panics without.
+fn check_extents(path: &Path, metadata: &ParquetMetaData, length: u64) -> Result<()> {
+    let mut rows = 0i64;
+    for group in metadata.row_groups() {
+        rows = rows.saturating_add(group.num_rows().max(0));
+        for column in group.columns() {
+            let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
+            let range = u64::try_from(start).ok().zip(u64::try_from(column.compressed_size()).ok());
+            let end = range.and_then(|(start, size)| start.checked_add(size));
+            if column.data_page_offset() < start || end.is_none_or(|end| end > length) {
+                let name = column.column_path().string();
+                return Err(Error::format(path, format!("the footer puts column {name} outside the file")));
+            }
+        }
+    }
+    let expected = metadata.file_metadata().num_rows();
+    if rows != expected {
+        let detail = format!("the footer says {expected} rows, its row groups have {rows}");
+        return Err(Error::format(path, detail));
+    }
+    Ok(())
 }
 
 fn describe(page: Option<&Page>) -> &'static str {

@@ -11,7 +11,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use parquet::schema::types::ColumnPath;
 
-use super::{ROWS_PER_GROUP, ZSTD_LEVEL};
+use super::{ROWS_PER_GROUP, WRITER, ZSTD_LEVEL};
 use crate::error::{Error, Result};
 use crate::files::Pending;
 
@@ -68,7 +68,7 @@ impl ShardWriter {
         let level = ZstdLevel::try_new(ZSTD_LEVEL).map_err(|e| shard_error(path, &e))?;
         let mut properties = WriterProperties::builder()
             .set_writer_version(WriterVersion::PARQUET_1_0)
-            .set_created_by(format!("tutornet {}", env!("CARGO_PKG_VERSION")))
+            .set_created_by(format!("tutornet version {WRITER}"))
             .set_compression(Compression::ZSTD(level))
             .set_dictionary_enabled(false)
             .set_statistics_enabled(EnabledStatistics::None)

@@ -1,0 +1,205 @@
+//! From a forward pass to the payloads of one utterance.
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use super::codec;
+use super::schema::{Key, Row};
+
+/// Frames converted at a time: one cache line of every channel.
+const BLOCK: usize = 16;
+
+/// One utterance's part of a forward pass, as the model lays it out.
+#[derive(Debug, Clone, Copy)]
+pub struct Raw<'a> {
+    /// `[width, padded]`, channel by channel.
+    pub hidden: &'a [f32],
+    /// `[padded, labels]`, before or after log-softmax.
+    pub logits: &'a [f32],
+    /// Valid frames; those after them are padding.
+    pub frames: usize,
+    /// Frames of the batch.
+    pub padded: usize,
+    /// Channels.
+    pub width: usize,
+    /// Labels, the blank included.
+    pub labels: usize,
+}
+
+/// Encodes one utterance; `temperature` asks for the column `softmax`.
+///
+/// # Errors
+/// When a value is not finite or beyond half precision; the text says which and where.
+pub fn encode(key: Key, raw: Raw, temperature: Option<f64>) -> Result<Row, String> {
+    let (halves, weights) = hidden(&raw)?;
+    let log_posterior = log_softmax(&raw)?;
+    let mut payloads = vec![
+        codec::encode(&halves, raw.frames, raw.width),
+        weights.iter().flat_map(|w| w.to_le_bytes()).collect(),
+        halves_le(log_posterior.iter().copied()),
+    ];
+    if let Some(temperature) = temperature {
+        let probabilities = log_posterior.chunks_exact(raw.labels).flat_map(|frame| at(frame, temperature));
+        payloads.push(halves_le(probabilities));
+    }
+    Ok(Row::new(key, payloads))
+}
+
+/// The hidden states as half-precision bits `[frames, width]`, and m[t] = sigmoid(mean over d of
+/// hidden[t, d]) from the single-precision values (TutorNet, equation 6).
+fn hidden(raw: &Raw) -> Result<(Vec<u16>, Vec<f32>), String> {
+    let Raw { hidden, frames, padded, width, .. } = *raw;
+    let mut halves = vec![0u16; frames * width];
+    let mut weights = Vec::with_capacity(frames);
+    for start in (0..frames).step_by(BLOCK) {
+        let count = BLOCK.min(frames - start);
+        let mut sums = [0f64; BLOCK];
+        let mut values = [f16::ZERO; BLOCK];
+        let mut exponents = 0u16;
+        for channel in 0..width {
+            let at = channel * padded + start;
+            let line = &hidden[at..at + count];
+            values[..count].convert_from_f32_slice(line);
+            for ((sum, &single), (frame, value)) in sums.iter_mut().zip(line).zip(values.iter().enumerate()) {
+                *sum += f64::from(single);
+                // All bits of the exponent set: infinite or not a number.
+                exponents |= u16::from(value.to_bits() & 0x7C00 == 0x7C00);
+                halves[(start + frame) * width + channel] = value.to_bits();
+            }
+        }
+        if exponents != 0 {
+            return Err(offence(raw, start, count));
+        }
+        weights.extend(sums[..count].iter().map(|sum| sigmoid(sum / width.max(1) as f64)));
+    }
+    Ok((halves, weights))
+}
+
+/// Says where the value that half precision cannot hold is; `start` and `count` bound its frame.
+fn offence(raw: &Raw, start: usize, count: usize) -> String {
+    let place = (start..start + count)
+        .flat_map(|frame| (0..raw.width).map(move |channel| (frame, channel)))
+        .find(|&(frame, channel)| !f16::from_f32(raw.hidden[channel * raw.padded + frame]).is_finite());
+    let (frame, channel) = place.unwrap_or_default();
+    let value = raw.hidden[channel * raw.padded + frame];
+    format!("the hidden state of frame {frame}, channel {channel} is {value}: half precision ends at 65504")
+}
+
+/// Natural logarithms of the softmax of every valid frame, in f64.
+fn log_softmax(raw: &Raw) -> Result<Vec<f64>, String> {
+    let mut out = Vec::with_capacity(raw.frames * raw.labels);
+    for (frame, logits) in raw.logits.chunks_exact(raw.labels).take(raw.frames).enumerate() {
+        let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = logits.iter().map(|&z| f64::from(z - top).exp()).sum();
+        if !sum.is_finite() || !top.is_finite() {
+            return Err(format!("the logits of frame {frame} are not finite"));
+        }
+        out.extend(logits.iter().map(|&z| f64::from(z) - f64::from(top) - sum.ln()));
+    }
+    Ok(out)
+}
+
+/// Softmax at a temperature from the logarithms at temperature 1: p_tau is proportional to p_1^(1/tau).
+fn at(log_posterior: &[f64], temperature: f64) -> impl Iterator<Item = f64> {
+    let powers: Vec<f64> = log_posterior.iter().map(|l| (l / temperature).exp()).collect();
+    let sum: f64 = powers.iter().sum();
+    powers.into_iter().map(move |p| p / sum)
+}
+
+/// Half precision, little-endian. Logarithms below the range stay at its end, e^-65504.
+fn halves_le(values: impl Iterator<Item = f64>) -> Vec<u8> {
+    values.flat_map(|v| f16::from_f64(v.max(-65504.0)).to_le_bytes()).collect()
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a weight is stored in single precision")]
+fn sigmoid(x: f64) -> f32 {
+    (1.0 / (1.0 + (-x).exp())) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    fn key(frames: u32) -> Key {
+        Key { utterance: "u".into(), samples: 0, audio_hash: [0; 16], frames }
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "test data")]
+    fn noise(count: usize, seed: u64) -> Vec<f32> {
+        let mut random = Random::new(seed, "test", &[]);
+        (0..count).map(|_| random.normal().max(0.0) as f32).collect()
+    }
+
+    #[test]
+    fn payloads_hold_the_valid_frames_and_nothing_of_the_padding() {
+        let (frames, padded, width, labels) = (37, 50, 24, 5);
+        let (hidden, logits) = (noise(width * padded, 1), noise(padded * labels, 2));
+        let raw = Raw { hidden: &hidden, logits: &logits, frames, padded, width, labels };
+        let row = encode(key(37), raw, Some(2.0)).unwrap();
+        let mut values = Vec::new();
+        codec::decode(&row.payloads[0], frames, width, &mut values).unwrap();
+        assert_eq!(row.payloads.iter().skip(1).map(Vec::len).collect::<Vec<_>>(), [37 * 4, 37 * 10, 37 * 10]);
+        assert_eq!(row.checksum.len(), 64);
+        for frame in 0..frames {
+            let channels: Vec<f32> = (0..width).map(|d| hidden[d * padded + frame]).collect();
+            let halves: Vec<f32> = channels.iter().map(|&v| f16::from_f32(v).to_f32()).collect();
+            assert_eq!(values[frame * width..][..width], halves);
+            let mean = channels.iter().map(|&v| f64::from(v)).sum::<f64>() / width as f64;
+            let weight = f32::from_le_bytes(row.payloads[1][frame * 4..][..4].try_into().unwrap());
+            assert_eq!(weight, sigmoid(mean));
+
+            let read = |payload: &[u8]| -> Vec<f64> {
+                let halves = payload[frame * labels * 2..][..labels * 2].chunks_exact(2);
+                halves.map(|b| f16::from_le_bytes([b[0], b[1]]).to_f64()).collect()
+            };
+            let z: Vec<f64> = logits[frame * labels..][..labels].iter().map(|&z| f64::from(z)).collect();
+            let softmax = |tau: f64| -> Vec<f64> {
+                let sum: f64 = z.iter().map(|z| (z / tau).exp()).sum();
+                z.iter().map(|z| (z / tau).exp() / sum).collect()
+            };
+            for (tau, stored) in [(1.0, read(&row.payloads[2])), (2.0, read(&row.payloads[3]))] {
+                let stored: Vec<f64> =
+                    if tau == 1.0 { stored.iter().map(|l| l.exp()).collect() } else { stored };
+                for (a, b) in stored.iter().zip(softmax(tau)) {
+                    assert!((a - b).abs() < 6e-4, "tau {tau}: {a} {b}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn any_temperature_is_served_from_the_logarithms() {
+        // A very sure frame: the softmax itself would underflow at half precision.
+        let log_p: Vec<f64> = [0.0f64, -3.0, -12.0, -25.0, -60.0].to_vec();
+        let sum: f64 = log_p.iter().map(|l| l.exp()).sum();
+        let log_p: Vec<f64> = log_p.iter().map(|l| l - sum.ln()).collect();
+        let stored: Vec<f64> = log_p.iter().map(|&l| f16::from_f64(l).to_f64()).collect();
+        for tau in [0.5, 1.0, 2.0, 5.0, 10.0] {
+            for (a, b) in at(&stored, tau).zip(at(&log_p, tau)) {
+                assert!((a - b).abs() < 5e-4, "tau {tau}: {a} {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn values_beyond_half_precision_are_named() {
+        let (mut hidden, mut logits) = (noise(8 * 20, 3), noise(20 * 5, 4));
+        fn raw<'a>(hidden: &'a [f32], logits: &'a [f32]) -> Raw<'a> {
+            Raw { hidden, logits, frames: 19, padded: 20, width: 8, labels: 5 }
+        }
+        for bad in [65520.0, f32::INFINITY, f32::NAN] {
+            hidden[3 * 20 + 18] = bad;
+            let error = encode(key(19), raw(&hidden, &logits), None).unwrap_err();
+            assert!(error.contains("frame 18, channel 3"), "{error}");
+            hidden[3 * 20 + 18] = 65519.0;
+            hidden[3 * 20 + 19] = bad;
+            assert!(encode(key(19), raw(&hidden, &logits), None).is_ok(), "padding is not looked at");
+        }
+        for bad in [f32::NAN, f32::INFINITY] {
+            logits[7 * 5 + 2] = bad;
+            let error = encode(key(19), raw(&hidden, &logits), None).unwrap_err();
+            assert!(error.contains("logits of frame 7"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! What a cache is of: `cache.toml`, written first and compared before any payload is touched.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::features::Frontend;
+use crate::files;
+use crate::labels::Labels;
+
+/// Name of the identity file in a cache directory.
+pub const IDENTITY: &str = "cache.toml";
+/// Version of the cache format: `cache.toml`, `manifest.toml`, columns, codecs, checksums.
+///
+/// Raise it with every change that a reader of the version before would misread, and keep reading the
+/// versions before (`tests/golden/` holds a cache of each).
+pub const VERSION: u32 = 1;
+/// Value of the key `format` in `cache.toml`.
+const FORMAT: &str = "tutornet-cache";
+
+/// Everything that two caches, or a cache and its reader, must agree on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// Always `tutornet-cache`.
+    pub format: String,
+    /// [`VERSION`] of the writer.
+    pub version: u32,
+    /// Version of the bytes that the writer makes of the same values; see [`crate::shard::WRITER`].
+    pub writer: u32,
+    /// Codec of the hidden states: [`super::codec::F16`].
+    pub codec: String,
+    /// Feature frames per output frame.
+    pub stride: u32,
+    /// Which layer's output `hidden` is: `last`, after its ReLU.
+    pub layer: String,
+    /// Channels of the hidden states.
+    pub hidden_width: u32,
+    /// Arithmetic of the forward pass: `f32` or `f16`.
+    pub precision: String,
+    /// Temperature of the extra column `softmax`; absent when the cache has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// The model that was run.
+    pub teacher: Teacher,
+    /// The corpus that it was run over.
+    pub corpus: CorpusIdentity,
+    /// The features it was fed.
+    pub frontend: Frontend,
+    /// The labels of its posteriors.
+    pub labels: Labels,
+}
+
+/// Name and contents of a teacher.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Teacher {
+    /// Name in its `model.toml`.
+    pub name: String,
+    /// BLAKE3 over its weights and configuration, 64 hexadecimal digits.
+    pub hash: String,
+}
+
+/// Contents of a corpus.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CorpusIdentity {
+    /// BLAKE3 of its sealed `corpus.toml`, 64 hexadecimal digits.
+    pub hash: String,
+}
+
+impl Identity {
+    /// The identity of a cache that this program is about to write, but for what is of the teacher and
+    /// the corpus.
+    pub fn new(
+        teacher: Teacher,
+        corpus: CorpusIdentity,
+        frontend: Frontend,
+        labels: Labels,
+        stride: u32,
+        hidden_width: u32,
+    ) -> Self {
+        Self {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            writer: crate::shard::WRITER,
+            codec: super::codec::F16.to_owned(),
+            stride,
+            layer: "last".to_owned(),
+            hidden_width,
+            precision: "f32".to_owned(),
+            temperature: None,
+            teacher,
+            corpus,
+            frontend,
+            labels,
+        }
+    }
+
+    /// Reads `DIR/cache.toml` and its seal.
+    ///
+    /// # Errors
+    /// When the directory is no cache, the file was changed, or it was written by a version that this
+    /// program does not read.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let path = dir.join(IDENTITY);
+        if !path.exists() {
+            let detail = format!("expected a cache directory with a {IDENTITY} in it, found none");
+            return Err(Error::format(dir, detail));
+        }
+        let text = files::read_sealed(&path)?;
+        let bad = |e: toml::de::Error| Error::format(&path, e.message().to_owned());
+        // The version first: another version's keys are not this version's mistakes.
+        let keys: toml::Table = toml::from_str(&text).map_err(bad)?;
+        let format = keys.get("format").and_then(toml::Value::as_str).unwrap_or("nothing");
+        if format != FORMAT {
+            return Err(Error::format(&path, format!("expected format {FORMAT}, found {format}")));
+        }
+        let version = keys.get("version").and_then(toml::Value::as_integer).unwrap_or(0);
+        if version != i64::from(VERSION) {
+            return Err(Error::mismatch(
+                format!("cache format of {}", path.display()),
+                format!("version {VERSION}"),
+                format!("version {version}"),
+                "read it with the tutornet that wrote it, or cache the corpus again into another directory",
+            ));
+        }
+        let identity: Self = toml::from_str(&text).map_err(bad)?;
+        if identity.codec != super::codec::F16 {
+            let detail = format!("expected codec {}, found {}", super::codec::F16, identity.codec);
+            return Err(Error::format(&path, detail));
+        }
+        Ok(identity)
+    }
+
+    /// Writes `DIR/cache.toml`, sealed.
+    ///
+    /// # Errors
+    /// See [`files::write_sealed`].
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        let path = dir.join(IDENTITY);
+        let text = toml::to_string(self).map_err(|e| Error::format(&path, e.to_string()))?;
+        files::write_sealed(&path, &text)
+    }
+
+    /// Refuses `found`, the identity of the cache in `dir`, unless it is this one in every field.
+    ///
+    /// # Errors
+    /// Names every field that differs.
+    pub fn require(&self, found: &Self, dir: &Path) -> Result<()> {
+        let pairs: Vec<_> = self.fields().into_iter().zip(found.fields()).filter(|(a, b)| a != b).collect();
+        if pairs.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<_> = pairs.iter().map(|(a, _)| a.0).collect();
+        let list = |values: Vec<&String>| values.iter().map(|v| v.as_str()).collect::<Vec<_>>().join(", ");
+        Err(Error::mismatch(
+            format!("{} is another cache: {}", dir.display(), names.join(", ")),
+            list(pairs.iter().map(|(a, _)| &a.1).collect()),
+            list(pairs.iter().map(|(_, b)| &b.1).collect()),
+            "give another --out, or remove that directory",
+        ))
+    }
+
+    /// Every field by name, as text for a message.
+    fn fields(&self) -> [(&'static str, String); 12] {
+        let temperature = self.temperature.map_or("no softmax column".to_owned(), |t| t.to_string());
+        [
+            ("schema version", self.version.to_string()),
+            ("writer", format!("writer {}", self.writer)),
+            ("codec", self.codec.clone()),
+            ("stride", format!("stride {}", self.stride)),
+            ("layer", format!("layer {}", self.layer)),
+            ("hidden width", format!("{} channels", self.hidden_width)),
+            ("precision", self.precision.clone()),
+            ("temperature", temperature),
+            ("teacher", format!("{} ({})", self.teacher.name, short(&self.teacher.hash))),
+            ("corpus", format!("corpus {}", short(&self.corpus.hash))),
+            ("frontend", self.frontend.prep_arguments()),
+            ("labels", self.labels.to_string()),
+        ]
+    }
+}
+
+/// The first digits of a hash, enough to tell two apart in a message.
+pub fn short(hash: &str) -> &str {
+    hash.get(..12).unwrap_or(hash)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn example(width: u32) -> Identity {
+        Identity::new(
+            Teacher { name: "example".into(), hash: "ab".repeat(32) },
+            CorpusIdentity { hash: "cd".repeat(32) },
+            Frontend::default(),
+            Labels::english(),
+            2,
+            width,
+        )
+    }
+
+    #[test]
+    fn an_identity_survives_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut identity = example(1024);
+        identity.temperature = Some(2.5);
+        identity.save(dir.path()).unwrap();
+        assert_eq!(Identity::load(dir.path()).unwrap(), identity);
+        let text = std::fs::read_to_string(dir.path().join(IDENTITY)).unwrap();
+        assert!(text.starts_with("format = \"tutornet-cache\"\nversion = 1\n"), "{text}");
+    }
+
+    #[test]
+    fn another_version_is_refused_before_its_keys_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "format = \"tutornet-cache\"\nversion = 2\nnew_key = 1\n";
+        files::write_sealed(&dir.path().join(IDENTITY), text).unwrap();
+        let error = Identity::load(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("expected version 1, found version 2"), "{error}");
+        let error = Identity::load(&dir.path().join("none")).unwrap_err().to_string();
+        assert!(error.contains("expected a cache directory"), "{error}");
+    }
+
+    #[test]
+    fn differences_are_all_named() {
+        let (a, mut b) = (example(1024), example(1024));
+        assert!(a.require(&b, Path::new("c")).is_ok());
+        b.teacher.hash = "0123456789abcdef".into();
+        b.stride = 8;
+        b.labels.blank = 0;
+        let error = a.require(&b, Path::new("caches/c")).unwrap_err().to_string();
+        for word in ["caches/c", "stride 2", "stride 8", "example (0123456789ab)", "blank 28", "blank 0"] {
+            assert!(error.contains(word), "{word}: {error}");
+        }
+        assert!(!error.contains("channels"), "{error}");
+    }
+}

@@ -1,0 +1,165 @@
+//! What a complete cache consists of: `manifest.toml`, written last.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::identity::IDENTITY;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::shard::ShardSummary;
+
+/// Name of the manifest in a cache directory; a directory without one is not complete.
+pub const MANIFEST: &str = "manifest.toml";
+
+/// The shards of a complete cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// BLAKE3 of `cache.toml`, 64 hexadecimal digits.
+    pub identity: String,
+    /// Utterances in all shards.
+    pub utterances: u64,
+    /// Output frames in all shards.
+    pub frames: u64,
+    /// One entry a shard, in order.
+    #[serde(default)]
+    pub shards: Vec<ShardEntry>,
+}
+
+/// One finished shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShardEntry {
+    /// File name within the directory.
+    pub file: String,
+    /// Utterances.
+    pub rows: u64,
+    /// Output frames.
+    pub frames: u64,
+    /// Size of the file.
+    pub bytes: u64,
+    /// BLAKE3 of the file, 64 hexadecimal digits.
+    pub blake3: String,
+}
+
+impl ShardEntry {
+    /// The entry of a shard that was just written under `file`.
+    pub fn new(file: &str, frames: u64, summary: ShardSummary) -> Self {
+        let ShardSummary { rows, bytes, blake3 } = summary;
+        Self { file: file.to_owned(), rows, frames, bytes, blake3 }
+    }
+
+    /// Says how the file in `dir` differs from this entry, if it does.
+    ///
+    /// # Errors
+    /// When the file cannot be read for another reason than that it is not there.
+    pub fn difference(&self, dir: &Path) -> Result<Option<String>> {
+        let path = dir.join(&self.file);
+        if let Some(difference) = self.size_difference(dir)? {
+            return Ok(Some(difference));
+        }
+        let found = files::blake3_file(&path)?;
+        Ok((found != self.blake3).then(|| format!("expected BLAKE3 {}, found {found}", self.blake3)))
+    }
+
+    /// Like [`ShardEntry::difference`], from the file's size alone.
+    ///
+    /// # Errors
+    /// As for [`ShardEntry::difference`].
+    pub fn size_difference(&self, dir: &Path) -> Result<Option<String>> {
+        let path = dir.join(&self.file);
+        let found = match std::fs::metadata(&path) {
+            Ok(metadata) => metadata.len(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Some("missing".to_owned())),
+            Err(e) => return Err(Error::io("read", &path, e)),
+        };
+        Ok((found != self.bytes).then(|| format!("expected {} bytes, found {found}: truncated?", self.bytes)))
+    }
+}
+
+impl Manifest {
+    /// The manifest of a directory whose `cache.toml` and `shards` are in place.
+    ///
+    /// # Errors
+    /// When `cache.toml` cannot be read.
+    pub fn new(dir: &Path, shards: Vec<ShardEntry>) -> Result<Self> {
+        Ok(Self {
+            identity: files::blake3_file(&dir.join(IDENTITY))?,
+            utterances: shards.iter().map(|s| s.rows).sum(),
+            frames: shards.iter().map(|s| s.frames).sum(),
+            shards,
+        })
+    }
+
+    /// Reads `DIR/manifest.toml`, its seal, and checks that it belongs to the `cache.toml` beside it.
+    ///
+    /// # Errors
+    /// When the cache is not complete, or one of the two files is not the one that was written.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let path = dir.join(MANIFEST);
+        if !path.exists() {
+            return Err(Error::format(
+                dir,
+                format!(
+                    "the cache is not complete: it has no {MANIFEST}; run the `tutornet cache` command that \
+                     began it once more, it goes on where it stopped"
+                ),
+            ));
+        }
+        let text = files::read_sealed(&path)?;
+        let manifest: Self =
+            toml::from_str(&text).map_err(|e| Error::format(&path, e.message().to_owned()))?;
+        let found = files::blake3_file(&dir.join(IDENTITY))?;
+        if manifest.identity != found {
+            return Err(Error::mismatch(
+                format!("{IDENTITY} in {}", dir.display()),
+                format!("BLAKE3 {} (from {MANIFEST})", manifest.identity),
+                found,
+                "one of the two files is from another cache: cache the corpus again",
+            ));
+        }
+        Ok(manifest)
+    }
+
+    /// Writes `DIR/manifest.toml`, sealed: from here on the cache is complete.
+    ///
+    /// # Errors
+    /// See [`files::write_sealed`].
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        let path = dir.join(MANIFEST);
+        let text = toml::to_string(self).map_err(|e| Error::format(&path, e.to_string()))?;
+        files::write_sealed(&path, &text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_belongs_to_one_identity() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        assert!(Manifest::load(dir).unwrap_err().to_string().contains("not complete"));
+        super::super::identity::tests::example(8).save(dir).unwrap();
+        std::fs::write(dir.join("shard-00000.parquet"), b"abc").unwrap();
+        let blake3 = blake3::hash(b"abc").to_hex().to_string();
+        let entry = ShardEntry::new("shard-00000.parquet", 7, ShardSummary { rows: 1, bytes: 3, blake3 });
+        let manifest = Manifest::new(dir, vec![entry.clone()]).unwrap();
+        manifest.save(dir).unwrap();
+        assert_eq!(Manifest::load(dir).unwrap(), manifest);
+        assert_eq!((manifest.utterances, manifest.frames), (1, 7));
+
+        assert_eq!(entry.difference(dir).unwrap(), None);
+        std::fs::write(dir.join("shard-00000.parquet"), b"abd").unwrap();
+        assert!(entry.difference(dir).unwrap().unwrap().contains("BLAKE3"));
+        std::fs::write(dir.join("shard-00000.parquet"), b"ab").unwrap();
+        assert!(entry.difference(dir).unwrap().unwrap().contains("found 2"));
+        std::fs::remove_file(dir.join("shard-00000.parquet")).unwrap();
+        assert_eq!(entry.difference(dir).unwrap().unwrap(), "missing");
+
+        super::super::identity::tests::example(16).save(dir).unwrap();
+        assert!(Manifest::load(dir).unwrap_err().to_string().contains("from another cache"));
+    }
+}

@@ -1,0 +1,162 @@
+//! A complete cache as stage two sees it.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::identity::Identity;
+use super::manifest::Manifest;
+use super::rows::Rows;
+use super::schema::HIDDEN;
+use crate::error::{Error, Result};
+
+/// A sealed, complete cache. Shards are memory-mapped; nothing of a payload stays in memory.
+#[derive(Debug)]
+pub struct Cache {
+    dir: PathBuf,
+    identity: Identity,
+    manifest: Manifest,
+    shards: Vec<Rows>,
+    entries: Vec<Entry>,
+    by_name: HashMap<String, usize>,
+}
+
+/// One utterance of a cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name in the corpus.
+    pub utterance: String,
+    /// Samples at 16 kHz.
+    pub samples: u64,
+    /// First 16 bytes of the BLAKE3 of its 16 kHz mono samples (f32, little-endian).
+    pub audio_hash: [u8; 16],
+    /// Output frames.
+    pub frames: u32,
+    /// Which shard.
+    pub shard: u32,
+    /// Which row of the shard.
+    pub row: u32,
+}
+
+impl Cache {
+    /// Opens a complete cache: seals, sizes, and the small columns of every shard are checked here,
+    /// payloads when they are read.
+    ///
+    /// # Errors
+    /// When the cache is not complete, was changed since it was sealed, is of another format version,
+    /// or names an utterance twice.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let identity = Identity::load(dir)?;
+        let manifest = Manifest::load(dir)?;
+        let mut shards = Vec::with_capacity(manifest.shards.len());
+        let mut entries = Vec::new();
+        let mut by_name = HashMap::new();
+        for (number, entry) in manifest.shards.iter().enumerate() {
+            let path = dir.join(&entry.file);
+            let repair = "run the `tutornet cache` command that made it once more, it rewrites what is bad";
+            if let Some(difference) = entry.size_difference(dir)? {
+                return Err(Error::format(&path, format!("{difference}; {repair}")));
+            }
+            let rows = Rows::open(&path, &identity, &manifest.identity)?;
+            if rows.keys().len() as u64 != entry.rows {
+                let detail = format!("expected {} rows, found {}; {repair}", entry.rows, rows.keys().len());
+                return Err(Error::format(&path, detail));
+            }
+            let shard = number_of(number, &path)?;
+            for (row, key) in rows.keys().iter().enumerate() {
+                if by_name.insert(key.utterance.clone(), entries.len()).is_some() {
+                    return Err(Error::format(&path, format!("utterance {} twice; {repair}", key.utterance)));
+                }
+                entries.push(Entry {
+                    utterance: key.utterance.clone(),
+                    samples: key.samples,
+                    audio_hash: key.audio_hash,
+                    frames: key.frames,
+                    shard,
+                    row: number_of(row, &path)?,
+                });
+            }
+            shards.push(rows);
+        }
+        Ok(Self { dir: dir.to_path_buf(), identity, manifest, shards, entries, by_name })
+    }
+
+    /// Where the cache lies.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What the cache is of.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// What the cache consists of.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// All utterances, shard by shard.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Index of an utterance among [`Cache::entries`].
+    pub fn find(&self, utterance: &str) -> Option<usize> {
+        self.by_name.get(utterance).copied()
+    }
+
+    /// Hidden states of entry `index`: `[frames, width]`; replaces `out`.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] with shard, utterance and column when the bytes are not the ones written.
+    pub fn hidden(&self, index: usize, out: &mut Vec<f32>) -> Result<()> {
+        let (rows, row) = self.locate(index)?;
+        rows.hidden(row, out)
+    }
+
+    /// Frame weights of entry `index`: `[frames]`; replaces `out`.
+    ///
+    /// # Errors
+    /// As for [`Cache::hidden`].
+    pub fn frame_weight(&self, index: usize, out: &mut Vec<f32>) -> Result<()> {
+        let (rows, row) = self.locate(index)?;
+        rows.frame_weight(row, out)
+    }
+
+    /// Natural logarithms of the posterior of entry `index` at temperature 1: `[frames, labels]`;
+    /// replaces `out`.
+    ///
+    /// # Errors
+    /// As for [`Cache::hidden`].
+    pub fn log_posterior(&self, index: usize, out: &mut Vec<f32>) -> Result<()> {
+        let (rows, row) = self.locate(index)?;
+        rows.log_posterior(row, out)
+    }
+
+    /// Compressed bytes of a column over all shards.
+    ///
+    /// # Errors
+    /// When there is no such column.
+    pub fn compressed_bytes(&self, column: &str) -> Result<u64> {
+        self.shards.iter().map(|s| s.compressed_bytes(column)).sum()
+    }
+
+    /// Compressed bytes of the hidden column over valid output frames; 0 for a cache without frames.
+    ///
+    /// # Errors
+    /// As for [`Cache::compressed_bytes`].
+    pub fn hidden_bytes_per_frame(&self) -> Result<f64> {
+        Ok(self.compressed_bytes(HIDDEN)? as f64 / self.manifest.frames.max(1) as f64)
+    }
+
+    fn locate(&self, index: usize) -> Result<(&Rows, usize)> {
+        let found = self.entries.get(index).and_then(|e| Some((self.shards.get(e.shard as usize)?, e.row)));
+        found.map(|(rows, row)| (rows, row as usize)).ok_or_else(|| {
+            Error::invalid(format!("entry {index} of a cache with {} utterances", self.entries.len()))
+        })
+    }
+}
+
+fn number_of(index: usize, path: &Path) -> Result<u32> {
+    u32::try_from(index).map_err(|_| Error::format(path, "too many rows or shards"))
+}

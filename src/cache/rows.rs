@@ -1,0 +1,193 @@
+//! One open cache shard: its rows, and payloads that are checked on every read.
+
+use std::path::Path;
+
+use arrow::array::AsArray;
+use arrow::datatypes::DataType;
+use bytes::Bytes;
+
+use super::codec;
+use super::identity::{Identity, short};
+use super::schema::{
+    CHECKSUM, FRAME_WEIGHT, HIDDEN, Key, POSTERIOR, SCHEMA_NAME, SMALL, SOFTMAX, key, payloads,
+};
+use crate::error::{Error, Result};
+use crate::shard::{self, Shard};
+
+/// An open shard of a cache, all of its small columns read.
+#[derive(Debug)]
+pub struct Rows {
+    shard: Shard,
+    keys: Vec<Key>,
+    /// `columns.len()` hashes of 16 bytes a row.
+    checksums: Vec<u8>,
+    columns: Vec<&'static str>,
+    width: usize,
+    labels: usize,
+}
+
+impl Rows {
+    /// Opens a shard of the cache `identity`, whose `cache.toml` has the BLAKE3 `cache`.
+    ///
+    /// # Errors
+    /// When the file is truncated, is no cache shard, or belongs to another cache.
+    pub fn open(path: &Path, identity: &Identity, cache: &str) -> Result<Self> {
+        let shard = Shard::open(path)?;
+        for (name, expected) in [
+            (key::SCHEMA, SCHEMA_NAME.to_owned()),
+            (key::VERSION, identity.version.to_string()),
+            (key::CACHE, cache.to_owned()),
+        ] {
+            let found = shard.metadata(name).unwrap_or("nothing");
+            if found != expected {
+                return Err(Error::mismatch(
+                    format!("{name} of {}", path.display()),
+                    short(&expected),
+                    short(found),
+                    "the shard is of another cache; run `tutornet cache` again to replace it",
+                ));
+            }
+        }
+        let columns = payloads(identity);
+        let batch = shard.columns(&SMALL)?;
+        let checksums = batch.column_by_name(CHECKSUM).map(AsRef::as_ref).unwrap_or(batch.column(0).as_ref());
+        let expected = DataType::FixedSizeBinary(i32::try_from(16 * columns.len()).unwrap_or(0));
+        if checksums.data_type() != &expected || checksums.null_count() > 0 {
+            let detail = format!("column {CHECKSUM}: expected {expected}, found {}", checksums.data_type());
+            return Err(Error::format(path, detail));
+        }
+        let checksums = checksums.as_fixed_size_binary().iter().flatten().flatten().copied().collect();
+        let mut keys = Vec::with_capacity(shard.rows());
+        let names = shard::strings(&batch, "utterance", path)?;
+        let samples = shard::u64s(&batch, "samples", path)?;
+        let hashes = shard::hashes(&batch, "audio_hash", path)?;
+        let frames = shard::u32s(&batch, "frames", path)?;
+        for (((utterance, samples), audio_hash), frames) in
+            names.into_iter().zip(samples).zip(hashes).zip(frames)
+        {
+            keys.push(Key { utterance, samples, audio_hash, frames });
+        }
+        let width = identity.hidden_width as usize;
+        Ok(Self { shard, keys, checksums, columns, width, labels: identity.labels.count() })
+    }
+
+    /// The rows in order.
+    pub fn keys(&self) -> &[Key] {
+        &self.keys
+    }
+
+    /// Compressed bytes of a column in the file.
+    ///
+    /// # Errors
+    /// When there is no such column.
+    pub fn compressed_bytes(&self, column: &str) -> Result<u64> {
+        self.shard.compressed_bytes(column)
+    }
+
+    /// The payload columns.
+    pub fn columns(&self) -> &[&'static str] {
+        &self.columns
+    }
+
+    /// Hidden states of a row: `[frames, width]`.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when the bytes are not the ones that were written.
+    pub fn hidden(&self, row: usize, out: &mut Vec<f32>) -> Result<()> {
+        let payload = self.payload(HIDDEN, row)?;
+        codec::decode(&payload, self.frames(row), self.width, out).map_err(|e| self.corrupt(HIDDEN, row, e))
+    }
+
+    /// Frame weights of a row: `[frames]`.
+    ///
+    /// # Errors
+    /// As for [`Rows::hidden`].
+    pub fn frame_weight(&self, row: usize, out: &mut Vec<f32>) -> Result<()> {
+        let payload = self.payload(FRAME_WEIGHT, row)?;
+        self.require_length(FRAME_WEIGHT, row, &payload, 4)?;
+        out.clear();
+        out.extend(payload.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+        Ok(())
+    }
+
+    /// Natural logarithms of the posterior of a row at temperature 1: `[frames, labels]`.
+    ///
+    /// # Errors
+    /// As for [`Rows::hidden`].
+    pub fn log_posterior(&self, row: usize, out: &mut Vec<f32>) -> Result<()> {
+        self.halves(POSTERIOR, row, out)
+    }
+
+    /// Checks every payload of a row and that it decodes; `scratch` is overwritten.
+    ///
+    /// # Errors
+    /// As for [`Rows::hidden`], for the first column that is bad.
+    pub fn check(&self, column: &str, row: usize, scratch: &mut Vec<f32>) -> Result<()> {
+        match column {
+            HIDDEN => self.hidden(row, scratch),
+            FRAME_WEIGHT => self.frame_weight(row, scratch),
+            POSTERIOR => self.halves(POSTERIOR, row, scratch),
+            SOFTMAX => self.halves(SOFTMAX, row, scratch),
+            other => Err(Error::format(self.shard.path(), format!("no payload column {other}"))),
+        }
+    }
+
+    fn halves(&self, column: &'static str, row: usize, out: &mut Vec<f32>) -> Result<()> {
+        let payload = self.payload(column, row)?;
+        self.require_length(column, row, &payload, 2 * self.labels)?;
+        out.clear();
+        out.extend(payload.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()));
+        Ok(())
+    }
+
+    fn frames(&self, row: usize) -> usize {
+        self.keys.get(row).map_or(0, |k| k.frames as usize)
+    }
+
+    /// Reads a payload and compares it with its checksum.
+    fn payload(&self, column: &'static str, row: usize) -> Result<Bytes> {
+        let at = self.columns.iter().position(|c| *c == column);
+        let (Some(at), Some(key)) = (at, self.keys.get(row)) else {
+            let detail = format!("no column {column} or no row {row} of {}", self.keys.len());
+            return Err(Error::format(self.shard.path(), detail));
+        };
+        let payload = self.shard.payload(column, row).map_err(|e| match e {
+            Error::Format { detail, .. } => self.corrupt(column, row, detail),
+            other => other,
+        })?;
+        let found = key.checksum(&payload);
+        let start = 16 * (row * self.columns.len() + at);
+        match self.checksums.get(start..start + 16) {
+            Some(expected) if expected == found => Ok(payload),
+            expected => {
+                let detail = format!(
+                    "expected checksum {}, the bytes give {}",
+                    hexadecimal(expected.unwrap_or_default()),
+                    hexadecimal(&found)
+                );
+                Err(self.corrupt(column, row, detail))
+            }
+        }
+    }
+
+    fn require_length(&self, column: &str, row: usize, payload: &[u8], bytes_per_frame: usize) -> Result<()> {
+        let expected = self.frames(row) * bytes_per_frame;
+        if payload.len() == expected {
+            return Ok(());
+        }
+        Err(self.corrupt(column, row, format!("expected {expected} bytes, found {}", payload.len())))
+    }
+
+    fn corrupt(&self, column: &str, row: usize, detail: String) -> Error {
+        Error::Corrupt {
+            path: self.shard.path().to_path_buf(),
+            utterance: self.keys.get(row).map(|k| k.utterance.clone()).unwrap_or_default(),
+            column: column.to_owned(),
+            detail,
+        }
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

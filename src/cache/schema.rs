@@ -1,0 +1,221 @@
+//! The columns of a cache shard and what becomes of one utterance in them (`schemas/cache.md`).
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BinaryArray, FixedSizeBinaryArray, StringArray, UInt32Array, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
+
+use super::identity::Identity;
+use crate::error::{Error, Result};
+use crate::shard::{ShardSummary, ShardWriter};
+
+/// Payload columns in the order of their checksums; a cache with a temperature appends [`SOFTMAX`].
+pub const PAYLOADS: [&str; 3] = [HIDDEN, FRAME_WEIGHT, POSTERIOR];
+/// Hidden states `[frames, width]` in the identity's codec.
+pub const HIDDEN: &str = "hidden";
+/// f32, little-endian, `[frames]`: sigmoid of the mean over the channels.
+pub const FRAME_WEIGHT: &str = "frame_weight";
+/// f16, little-endian, `[frames, labels]`: natural logarithms of the softmax at temperature 1.
+pub const POSTERIOR: &str = "posterior";
+/// f16, little-endian, `[frames, labels]`: softmax at the identity's temperature.
+pub const SOFTMAX: &str = "softmax";
+/// Small columns, read when a shard is opened.
+pub const SMALL: [&str; 5] = ["utterance", "samples", "audio_hash", "frames", CHECKSUM];
+/// One xxh3-128 a payload column.
+pub const CHECKSUM: &str = "checksum";
+
+/// Keys of the file's metadata.
+pub mod key {
+    /// Always `tutornet cache`.
+    pub const SCHEMA: &str = "tutornet.schema";
+    /// [`super::super::identity::VERSION`].
+    pub const VERSION: &str = "tutornet.version";
+    /// BLAKE3 of the `cache.toml` that the shard belongs to.
+    pub const CACHE: &str = "tutornet.cache";
+    /// Codec of the hidden states.
+    pub const CODEC: &str = "tutornet.codec";
+    /// Channels of the hidden states.
+    pub const WIDTH: &str = "tutornet.width";
+    /// Feature frames per output frame.
+    pub const STRIDE: &str = "tutornet.stride";
+    /// The labels in logit order, as JSON; the blank is `null`.
+    pub const LABELS: &str = "tutornet.labels";
+    /// Temperature of the column `softmax`, where there is one.
+    pub const TEMPERATURE: &str = "tutornet.temperature";
+}
+/// Value of [`key::SCHEMA`].
+pub const SCHEMA_NAME: &str = "tutornet cache";
+
+/// What names an utterance: part of every checksum of its row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// Name in the corpus.
+    pub utterance: String,
+    /// Samples at 16 kHz.
+    pub samples: u64,
+    /// First 16 bytes of the BLAKE3 of its samples.
+    pub audio_hash: [u8; 16],
+    /// Output frames.
+    pub frames: u32,
+}
+
+impl Key {
+    /// Checksum of a payload of this row: xxh3-128 of its bytes, seeded with the xxh3-64 of the row's key,
+    /// big-endian. A payload under another utterance's name therefore does not pass.
+    pub fn checksum(&self, payload: &[u8]) -> [u8; 16] {
+        xxh3_128_with_seed(payload, self.seed()).to_be_bytes()
+    }
+
+    /// xxh3-64 of `samples` (8 bytes), `frames` (4), `audio_hash` (16) and `utterance`, little-endian.
+    fn seed(&self) -> u64 {
+        let mut bytes = Vec::with_capacity(28 + self.utterance.len());
+        bytes.extend_from_slice(&self.samples.to_le_bytes());
+        bytes.extend_from_slice(&self.frames.to_le_bytes());
+        bytes.extend_from_slice(&self.audio_hash);
+        bytes.extend_from_slice(self.utterance.as_bytes());
+        xxh3_64(&bytes)
+    }
+}
+
+/// One utterance, encoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// What it is of.
+    pub key: Key,
+    /// Payloads in the order of [`payloads`].
+    pub payloads: Vec<Vec<u8>>,
+    /// Their checksums, one after the other.
+    pub checksum: Vec<u8>,
+}
+
+impl Row {
+    /// A row and its checksums.
+    pub fn new(key: Key, payloads: Vec<Vec<u8>>) -> Self {
+        let checksum = payloads.iter().flat_map(|p| key.checksum(p)).collect();
+        Self { key, payloads, checksum }
+    }
+}
+
+/// Payload columns of a cache in the order of its checksums.
+pub fn payloads(identity: &Identity) -> Vec<&'static str> {
+    let extra = identity.temperature.map(|_| SOFTMAX);
+    PAYLOADS.into_iter().chain(extra).collect()
+}
+
+/// The Arrow schema of a shard.
+pub fn schema(identity: &Identity) -> Result<SchemaRef> {
+    let payloads = payloads(identity);
+    let hash_bytes = i32::try_from(16 * payloads.len()).map_err(|e| Error::invalid(e.to_string()))?;
+    let mut fields = vec![
+        Field::new("utterance", DataType::Utf8, false),
+        Field::new("samples", DataType::UInt64, false),
+        Field::new("audio_hash", DataType::FixedSizeBinary(16), false),
+        Field::new("frames", DataType::UInt32, false),
+    ];
+    fields.extend(payloads.iter().map(|&name| {
+        // One key a column: the order of several would not be fixed.
+        let description = match name {
+            HIDDEN => format!("codec {}, [frames, {}]", identity.codec, identity.hidden_width),
+            FRAME_WEIGHT => "f32 little-endian, [frames]".to_owned(),
+            POSTERIOR => {
+                format!("f16 little-endian, [frames, {}], natural logarithms", identity.labels.count())
+            }
+            _ => format!("f16 little-endian, [frames, {}], probabilities", identity.labels.count()),
+        };
+        let metadata = HashMap::from([("layout".to_owned(), description)]);
+        Field::new(name, DataType::Binary, false).with_metadata(metadata)
+    }));
+    fields.push(Field::new(CHECKSUM, DataType::FixedSizeBinary(hash_bytes), false));
+    Ok(Arc::new(Schema::new(fields)))
+}
+
+/// The file's key-value metadata; `cache` is the BLAKE3 of `cache.toml`.
+pub fn metadata(identity: &Identity, cache: &str) -> Vec<(String, String)> {
+    let labels: Vec<_> = (0..identity.labels.count()).map(|i| identity.labels.symbol(i)).collect();
+    let mut pairs = vec![
+        (key::SCHEMA, SCHEMA_NAME.to_owned()),
+        (key::VERSION, identity.version.to_string()),
+        (key::CACHE, cache.to_owned()),
+        (key::CODEC, identity.codec.clone()),
+        (key::WIDTH, identity.hidden_width.to_string()),
+        (key::STRIDE, identity.stride.to_string()),
+        (key::LABELS, serde_json::json!(labels).to_string()),
+    ];
+    pairs.extend(identity.temperature.map(|t| (key::TEMPERATURE, t.to_string())));
+    pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
+}
+
+/// Writes one shard of `rows`, whole or not at all.
+///
+/// # Errors
+/// When the disk is full or the system refuses.
+pub fn write_shard(path: &Path, identity: &Identity, cache: &str, rows: &[Row]) -> Result<ShardSummary> {
+    let schema = schema(identity)?;
+    let mut writer =
+        ShardWriter::create(path, schema.clone(), &payloads(identity), &metadata(identity, cache))?;
+    for row in rows {
+        writer.write(&batch(row, &schema).map_err(|e| Error::format(path, e.to_string()))?)?;
+    }
+    writer.finish()
+}
+
+fn batch(row: &Row, schema: &SchemaRef) -> std::result::Result<RecordBatch, arrow::error::ArrowError> {
+    let key = &row.key;
+    let hash = |bytes: &[u8]| FixedSizeBinaryArray::try_from_iter(std::iter::once(bytes));
+    let mut columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from(vec![key.utterance.as_str()])),
+        Arc::new(UInt64Array::from(vec![key.samples])),
+        Arc::new(hash(&key.audio_hash)?),
+        Arc::new(UInt32Array::from(vec![key.frames])),
+    ];
+    for payload in &row.payloads {
+        columns.push(Arc::new(BinaryArray::from(vec![payload.as_slice()])));
+    }
+    columns.push(Arc::new(hash(&row.checksum)?));
+    RecordBatch::try_new(schema.clone(), columns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checksum_covers_the_payload_and_the_row_it_stands_in() {
+        let key = Key { utterance: "a".into(), samples: 1, audio_hash: [2; 16], frames: 3 };
+        let sum = key.checksum(b"payload");
+        assert_eq!(sum, key.clone().checksum(b"payload"));
+        assert_ne!(sum, key.checksum(b"payloae"));
+        for other in [
+            Key { utterance: "b".into(), ..key.clone() },
+            Key { samples: 2, ..key.clone() },
+            Key { audio_hash: [3; 16], ..key.clone() },
+            Key { frames: 4, ..key.clone() },
+        ] {
+            assert_ne!(sum, other.checksum(b"payload"), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn rows_make_the_same_bytes_every_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = super::super::identity::tests::example(4);
+        let rows: Vec<Row> = (0..3u8)
+            .map(|i| {
+                let key = Key { utterance: format!("u{i}"), samples: 5, audio_hash: [i; 16], frames: 1 };
+                Row::new(key, vec![vec![i; 9], vec![0; 4], vec![1; 58]])
+            })
+            .collect();
+        let bytes: Vec<_> = ["a", "b"]
+            .map(|name| {
+                let path = dir.path().join(name);
+                assert_eq!(write_shard(&path, &identity, "ee", &rows).unwrap().rows, 3);
+                std::fs::read(path).unwrap()
+            })
+            .into();
+        assert_eq!(bytes[0], bytes[1]);
+    }
+}

@@ -1,0 +1,1 @@
+//! Corpora from small trees.

@@ -1,0 +1,243 @@
+//! Connectionist temporal classification (Graves et al., 2006; equation (3) of the TutorNet paper).
+//!
+//! loss = -ln sum over all alignments of the product over t of p(label at t), p = softmax(logits)
+//!
+//! Forward and backward variables live in log space in f64, and both passes run at once: the
+//! gradient with respect to the logits is p - (occupation of each label), log-softmax included.
+//! Cost for T frames and a target of L labels: about 2 T (2 L + 1) cells of three exponentials;
+//! memory T (2 L + 1) f64 an utterance.
+
+use burn::tensor::{Tensor, TensorData};
+use rayon::prelude::*;
+
+/// Whether `frames` frames can spell `target`: one frame a label and one blank between repeats.
+pub fn ctc_possible(frames: usize, target: &[u32]) -> bool {
+    let repeats = target.windows(2).filter(|pair| pair[0] == pair[1]).count();
+    frames >= target.len() + repeats && frames > 0
+}
+
+/// Loss of every utterance, [batch], in nats, not divided by length.
+///
+/// `logits` is [batch, frames, labels]; frames beyond `frames[b]` get no gradient. A target that
+/// [`ctc_possible`] refuses gives loss 0 and gradient 0. Differentiable once in the logits, on
+/// every device: values and gradients are computed on the host.
+///
+/// # Panics
+/// When `frames` and `targets` are not one a row of `logits`, or a target holds a label beyond them.
+pub fn ctc_loss(logits: Tensor<3>, frames: &[usize], targets: &[Vec<u32>], blank: usize) -> Tensor<1> {
+    let [batch, time, labels] = logits.dims();
+    assert!(frames.len() == batch && targets.len() == batch, "one length and one target an utterance");
+    let device = logits.device();
+    let constant = logits.clone().detach();
+    let host: Vec<f32> = constant.clone().into_data().iter::<f32>().collect();
+    let mut gradient = vec![0f32; host.len()];
+    let losses: Vec<f32> = gradient
+        .par_chunks_mut((time * labels).max(1))
+        .zip(host.par_chunks((time * labels).max(1)))
+        .zip(frames.par_iter().zip(targets))
+        .map(|((gradient, logits), (&frames, target))| {
+            let used = frames.min(time) * labels;
+            utterance(&logits[..used], labels, target, blank, &mut gradient[..used]) as f32
+        })
+        .collect();
+    let loss = Tensor::<1>::from_data(TensorData::new(losses, [batch]), &device);
+    let gradient = Tensor::<3>::from_data(TensorData::new(gradient, [batch, time, labels]), &device);
+    // Zero in value; its derivative is the gradient computed above.
+    let carrier: Tensor<3> = (logits - constant) * gradient;
+    loss + carrier.sum_dim(2).sum_dim(1).reshape([batch])
+}
+
+/// Loss of one utterance; `logits` and `gradient` are [frames, labels].
+fn utterance(logits: &[f32], labels: usize, target: &[u32], blank: usize, gradient: &mut [f32]) -> f64 {
+    let frames = logits.len() / labels;
+    if !ctc_possible(frames, target) {
+        return 0.0;
+    }
+    let log_p = log_softmax(logits, labels);
+    let states = 2 * target.len() + 1;
+    // Extended target: a blank before, between and after the labels.
+    let label: Vec<usize> =
+        (0..states).map(|s| if s % 2 == 0 { blank } else { target[s / 2] as usize }).collect();
+    let skips: Vec<bool> = (0..states).map(|s| s >= 2 && s % 2 == 1 && label[s] != label[s - 2]).collect();
+
+    // alpha[t, s]: log probability of all prefixes that end in state s at frame t.
+    let mut alpha = vec![f64::NEG_INFINITY; frames * states];
+    alpha[0] = log_p[label[0]];
+    if states > 1 {
+        alpha[1] = log_p[label[1]];
+    }
+    for t in 1..frames {
+        let (before, now) = alpha.split_at_mut(t * states);
+        let before = &before[(t - 1) * states..];
+        let emit = &log_p[t * labels..(t + 1) * labels];
+        // Only states from which the end can still be reached, and that can have been reached.
+        let first = states.saturating_sub(2 * (frames - t));
+        let last = states.min(2 * (t + 1));
+        for s in first..last {
+            let stay = before[s];
+            let step = if s >= 1 { before[s - 1] } else { f64::NEG_INFINITY };
+            let skip = if skips[s] { before[s - 2] } else { f64::NEG_INFINITY };
+            now[s] = log_add(stay, step, skip) + emit[label[s]];
+        }
+    }
+    let end = &alpha[(frames - 1) * states..];
+    let tail = if states > 1 { end[states - 2] } else { f64::NEG_INFINITY };
+    let log_likelihood = log_add(end[states - 1], tail, f64::NEG_INFINITY);
+
+    // beta[s]: log probability of all suffixes after frame t that start from state s.
+    let mut beta = vec![f64::NEG_INFINITY; states];
+    let mut next = beta.clone();
+    let mut occupation = vec![0f64; labels];
+    for t in (0..frames).rev() {
+        if t + 1 == frames {
+            beta[states - 1] = 0.0;
+            if states > 1 {
+                beta[states - 2] = 0.0;
+            }
+        } else {
+            let emit = &log_p[(t + 1) * labels..(t + 2) * labels];
+            for s in 0..states {
+                let stay = beta[s] + emit[label[s]];
+                let step = if s + 1 < states { beta[s + 1] + emit[label[s + 1]] } else { f64::NEG_INFINITY };
+                let skip = if s + 2 < states && skips[s + 2] {
+                    beta[s + 2] + emit[label[s + 2]]
+                } else {
+                    f64::NEG_INFINITY
+                };
+                next[s] = log_add(stay, step, skip);
+            }
+            std::mem::swap(&mut beta, &mut next);
+        }
+        occupation.fill(0.0);
+        for s in 0..states {
+            occupation[label[s]] += (alpha[t * states + s] + beta[s] - log_likelihood).exp();
+        }
+        let row = t * labels..(t + 1) * labels;
+        for ((gradient, log_p), occupied) in
+            gradient[row.clone()].iter_mut().zip(&log_p[row]).zip(&occupation)
+        {
+            *gradient = (log_p.exp() - occupied) as f32;
+        }
+    }
+    -log_likelihood
+}
+
+fn log_softmax(logits: &[f32], labels: usize) -> Vec<f64> {
+    let mut out = Vec::with_capacity(logits.len());
+    for row in logits.chunks_exact(labels) {
+        let top = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        let sum: f64 = row.iter().map(|&z| (f64::from(z) - top).exp()).sum();
+        let norm = top + sum.ln();
+        out.extend(row.iter().map(|&z| f64::from(z) - norm));
+    }
+    out
+}
+
+/// ln(e^a + e^b + e^c)
+fn log_add(a: f64, b: f64, c: f64) -> f64 {
+    let top = a.max(b).max(c);
+    if top == f64::NEG_INFINITY {
+        return top;
+    }
+    top + ((a - top).exp() + (b - top).exp() + (c - top).exp()).ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+    use burn::tensor::Device;
+
+    fn logits(frames: usize, labels: usize, seed: u64) -> Vec<f32> {
+        let mut random = Random::new(seed, "ctc", &[]);
+        (0..frames * labels).map(|_| 2.0 * random.normal() as f32).collect()
+    }
+
+    /// Sums over every one of labels^frames paths.
+    fn brute_force(logits: &[f32], labels: usize, target: &[u32], blank: usize) -> f64 {
+        let frames = logits.len() / labels;
+        let log_p = log_softmax(logits, labels);
+        let mut total = 0.0;
+        for path in 0..labels.pow(frames as u32) {
+            let at = |t: usize| path / labels.pow(t as u32) % labels;
+            let mut spelled = Vec::new();
+            for t in 0..frames {
+                if at(t) != blank && (t == 0 || at(t) != at(t - 1)) {
+                    spelled.push(at(t) as u32);
+                }
+            }
+            if spelled == target {
+                total += (0..frames).map(|t| log_p[t * labels + at(t)]).sum::<f64>().exp();
+            }
+        }
+        -total.ln()
+    }
+
+    #[test]
+    fn equals_the_sum_over_all_paths() {
+        for (seed, target, blank) in [
+            (1, vec![0, 1], 3),
+            (2, vec![1, 1], 3),
+            (3, vec![], 3),
+            (4, vec![2, 1, 2], 0),
+            (5, vec![0], 3),
+            (6, vec![0, 0, 1], 3),
+        ] {
+            let logits = logits(6, 4, seed);
+            let ours = utterance(&logits, 4, &target, blank, &mut [0.0; 24]);
+            let reference = brute_force(&logits, 4, &target, blank);
+            assert!((ours - reference).abs() < 1e-9, "{target:?}: {ours} {reference}");
+        }
+    }
+
+    #[test]
+    fn gradient_equals_finite_differences() {
+        let (target, labels) = (vec![1, 1, 0], 4);
+        let logits = logits(7, labels, 9);
+        let mut gradient = vec![0f32; logits.len()];
+        utterance(&logits, labels, &target, 3, &mut gradient);
+        for i in 0..logits.len() {
+            let loss = |delta: f32| {
+                let mut moved = logits.clone();
+                moved[i] += delta;
+                (utterance(&moved, labels, &target, 3, &mut vec![0.0; moved.len()]), moved[i])
+            };
+            let ((up, x1), (down, x0)) = (loss(1e-2), loss(-1e-2));
+            let slope = (up - down) / f64::from(x1 - x0);
+            assert!((slope - f64::from(gradient[i])).abs() < 1e-4, "{i}: {slope} {}", gradient[i]);
+        }
+    }
+
+    #[test]
+    fn tensors_carry_loss_and_gradient_and_padding_gets_none() {
+        let device = Device::flex().autodiff();
+        let values = logits(2 * 9, 4, 5);
+        let x = Tensor::<3>::from_data(TensorData::new(values.clone(), [2, 9, 4]), &device).require_grad();
+        let targets = [vec![0, 1], vec![1, 1, 1, 1, 1]];
+        assert!(!ctc_possible(7, &targets[1]) && ctc_possible(9, &targets[1]));
+        let loss = ctc_loss(x.clone(), &[6, 7], &targets, 3);
+        let host = loss.clone().into_data().try_to_vec::<f32>().unwrap();
+        assert!((f64::from(host[0]) - brute_force(&values[..24], 4, &targets[0], 3)).abs() < 1e-5);
+        assert_eq!(host[1], 0.0, "an impossible target costs nothing");
+        let scaled = (loss * 3.0).sum().backward();
+        let gradient = x.grad(&scaled).unwrap().into_data().try_to_vec::<f32>().unwrap();
+        let mut expected = vec![0f32; 24];
+        utterance(&values[..24], 4, &targets[0], 3, &mut expected);
+        for (ours, once) in gradient[..24].iter().zip(&expected) {
+            assert!((ours - 3.0 * once).abs() < 1e-6);
+        }
+        assert!(gradient[24..].iter().all(|&g| g == 0.0));
+    }
+
+    #[test]
+    fn long_confident_blanks_do_not_underflow() {
+        let (frames, labels) = (2000, 29);
+        let mut z = vec![0f32; frames * labels];
+        z.iter_mut().skip(28).step_by(labels).for_each(|z| *z = 40.0);
+        let target: Vec<u32> = (0..400).map(|i| i % 28).collect();
+        let mut gradient = vec![0f32; z.len()];
+        let loss = utterance(&z, labels, &target, 28, &mut gradient);
+        assert!(loss.is_finite() && loss > 1000.0, "{loss}");
+        assert!(gradient.iter().all(|g| g.is_finite()));
+    }
+}

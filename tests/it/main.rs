@@ -1,0 +1,5 @@
+//! Everything through the binary: one test program, one file per part.
+
+mod corpus;
+mod harness;
+mod score;
