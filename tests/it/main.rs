@@ -1,5 +1,6 @@
 //! Everything through the binary: one test program, one file per part.
 
 mod corpus;
+mod flac;
 mod harness;
 mod score;
