@@ -218,14 +218,24 @@ fn again_with_the_same_arguments_does_nothing_and_with_others_is_refused() {
     succeeds(&mut both("c", "dev", "test")).prints(&["7 utterances", "2 speakers", "3 shards"]);
     let made = contents(&tree.path("c"));
     succeeds(&mut both("c", "test", "dev")).prints(&["already complete"]);
+    let mut elsewhere = tutornet();
+    elsewhere.args(["prep", "librispeech"]).arg(tree.path("./LibriSpeech/")).current_dir(tree.path(""));
+    elsewhere.args(["--subset", "dev", "--subset", "test", "--shard-utterances", "3", "--out", "c"]);
+    succeeds(&mut elsewhere).prints(&["already complete"]);
     let words = ["begun with other arguments", "--shard-utterances 3", "another --out"];
     fails(&mut tree.prep("dev", "c"), &words);
     fails(both("c", "dev", "test").args(["--frontend", "openseq2seq"]), &["--frontend openseq2seq"]);
     tree.speech("dev", "9-9", 1);
-    fails(&mut both("c", "dev", "test"), &["is complete, but", "has changed since", "8 utterances"]);
+    fails(&mut both("c", "dev", "test"), &["is complete, made from", "now holds other", "(8 with a"]);
     assert_eq!(contents(&tree.path("c")), made);
     std::fs::remove_dir_all(tree.root()).unwrap();
     succeeds(&mut both("c", "dev", "test")).prints(&["already complete"]);
+    let mut gone = tutornet();
+    gone.args(["prep", "librispeech", "nowhere", "--subset", "dev", "--subset", "test"]);
+    fails(
+        gone.args(["--shard-utterances", "3", "--out"]).arg(tree.path("c")),
+        &["nowhere, which is not there"],
+    );
 
     let other = Tree::new();
     other.speech("dev", "1-2", 1);
@@ -348,6 +358,56 @@ fn a_closed_pipe_is_no_failure() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A corpus that version 0.1.0 wrote: this version must read it, whatever it writes itself.
+/// (`cargo test --release --test it golden -- --ignored` writes a new one into the temporary directory.)
+#[test]
+fn the_golden_corpus_is_read() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/corpus");
+    assert_eq!(tutornet::corpus::verify(&golden, &mut |_, _| {}).unwrap(), []);
+    let corpus = Corpus::open(&golden).unwrap();
+    let rows: Vec<(&str, &str, &str, u64, u32)> = corpus
+        .utterances()
+        .iter()
+        .map(|u| (u.id.as_str(), u.speaker.as_str(), u.text.as_str(), u.samples, u.frames))
+        .collect();
+    let expected = [
+        ("1-2-0000", "1", "some words", 1600, 10),
+        ("1-2-0001", "1", "some words", 1680, 11),
+        ("3-4-0000", "3", "it's one more", 2000, 13),
+    ];
+    assert_eq!(rows, expected);
+    assert_eq!((corpus.shard_count(), corpus.manifest().skipped.utterances), (2, 1));
+    assert_eq!(corpus.manifest().frontend, Frontend::default());
+    let mut values = Vec::new();
+    for (index, seed) in [(0, 0), (1, 1), (2, 9)] {
+        let utterance = &corpus.utterances()[index];
+        corpus.features(index, &mut values).unwrap();
+        let audio: Vec<f32> = tone(usize::try_from(utterance.samples).unwrap(), seed)
+            .iter()
+            .map(|&s| s as f32 / 32_768.0)
+            .collect();
+        let hash = blake3::hash(&audio.iter().flat_map(|s| s.to_le_bytes()).collect::<Vec<u8>>());
+        assert_eq!(utterance.audio_hash, hash.as_bytes()[..16]);
+        let now = Frontend::default().features(&audio).values;
+        let worst = now.iter().zip(&values).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        assert!(now.len() == values.len() && worst < 1e-4, "{worst}");
+    }
+}
+
+#[test]
+#[ignore = "writes the golden corpus"]
+fn write_the_golden_corpus() {
+    let tree = Tree::new();
+    tree.speech("dev", "1-2", 2)
+        .add("dev", "3-4-0000", Some(&flac(&tone(2000, 9), 1, 16_000)), Some("IT'S ONE MORE"))
+        .add("dev", "3-4-0001", Some(b""), Some("NOTHING"));
+    let out = std::env::temp_dir().join("tutornet-golden-corpus");
+    let mut prep = tutornet();
+    prep.args(["prep", "librispeech", "LibriSpeech", "--subset", "dev", "--shard-utterances", "2", "--out"]);
+    succeeds(prep.arg(&out).current_dir(tree.path("")));
+    println!("{}", out.display());
 }
 
 /// The features of two utterances as PyTorch computed them for the pre-trained model.
