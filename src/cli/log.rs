@@ -1,12 +1,15 @@
 //! Log lines on stderr: `warning: ...`, `debug: ...`, and plain text for the normal ones.
 
 use std::fmt;
+use std::io::Write;
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
+
+use crate::progress;
 
 /// Environment variable that replaces the filter chosen by `-v` and `-q`.
 const FILTER: &str = "TUTORNET_LOG";
@@ -23,11 +26,24 @@ pub fn log_to_stderr(verbosity: i8) {
     let filter = EnvFilter::try_from_env(FILTER).unwrap_or_else(|_| EnvFilter::new(filter));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Stderr)
         .event_format(Plain)
         .try_init();
     // A second call (library use, tests) keeps the first log.
     drop(subscriber);
+}
+
+/// Standard error, above whatever progress bars are there.
+struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        progress::suspend(|| std::io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
 }
 
 struct Plain;

@@ -1,13 +1,19 @@
 //! Operations that are faster, or more exact, than composing the tensor library's own.
 //!
-//! On the CPU the convolution is a backend extension with a hand-written backward pass; on other
-//! devices it is burn's own. The CTC loss is one host implementation for every device.
+//! On the CPU convolution and batch norm are backend extensions with hand-written backward passes;
+//! on other devices they are burn's own. The CTC loss is one host implementation for every device.
 
 mod conv1d;
 mod conv1d_cpu;
 mod ctc;
 mod extension;
+mod norm;
+mod norm_backend;
+mod norm_cpu;
 mod simd;
+mod sum;
 
 pub use conv1d::{Conv1dOptions, conv1d};
 pub use ctc::{ctc_loss, ctc_possible};
+pub use norm::{NormOptions, Normalised, batch_norm};
+pub use sum::sum;

@@ -1,4 +1,4 @@
-//! Inner loops of the depthwise convolution, compiled once for each vector width and chosen at run time.
+//! Inner loops of the depthwise convolution and of batch norm, compiled once for each vector width and chosen at run time.
 
 /// Outputs accumulated in registers at once.
 const BLOCK: usize = 64;
@@ -31,6 +31,43 @@ pub(super) fn correlate(x: &[f32], w: &[f32], dilation: usize, y: &mut [f32]) {
 /// dw[k] += sum over t of x[t + k * dilation] * dy[t].
 pub(super) fn accumulate_dots(x: &[f32], dy: &[f32], dilation: usize, dw: &mut [f32]) {
     dispatch!(dots_body(x, dy, dilation, dw));
+}
+
+/// One channel of a batch norm: y = (x - mean) * scale + shift, scale = gamma * inverse.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Affine {
+    pub mean: f32,
+    /// 1 / deviation
+    pub inverse: f32,
+    pub scale: f32,
+    pub shift: f32,
+}
+
+impl Affine {
+    #[inline(always)]
+    fn at(self, x: f32) -> f32 {
+        (x - self.mean) * self.scale + self.shift
+    }
+}
+
+/// Sum of (x - offset), or of its square.
+pub(super) fn add_sum(x: &[f32], offset: f32, square: bool) -> f64 {
+    dispatch!(add_sum_body(x, offset, square))
+}
+
+/// y = (x - mean) * scale + shift, rectified or not.
+pub(super) fn normalise_row(x: &[f32], affine: Affine, rectify: bool, y: &mut [f32]) {
+    dispatch!(normalise_row_body(x, affine, rectify, y));
+}
+
+/// Sums of dy and of dy (x - mean) over the frames whose output passed the ReLU.
+pub(super) fn add_weighted_sums(x: &[f32], dy: &[f32], affine: Affine, rectify: bool) -> (f64, f64) {
+    dispatch!(weighted_sums_body(x, dy, affine, rectify))
+}
+
+/// dx = scale * dy where the output passed the ReLU, else 0.
+pub(super) fn normalise_row_gradient(x: &[f32], dy: &[f32], affine: Affine, rectify: bool, dx: &mut [f32]) {
+    dispatch!(row_gradient_body(x, dy, affine, rectify, dx));
 }
 
 #[inline(always)]
@@ -70,8 +107,84 @@ fn dots_body(x: &[f32], dy: &[f32], dilation: usize, dw: &mut [f32]) {
     }
 }
 
+#[inline(always)]
+fn add_sum_body(x: &[f32], offset: f32, square: bool) -> f64 {
+    let mut sums = [0f32; LANES];
+    let (whole, tail) = x.split_at(x.len() - x.len() % LANES);
+    let term = |x: f32| if square { (x - offset) * (x - offset) } else { x - offset };
+    for block in whole.chunks_exact(LANES) {
+        for (sum, &x) in sums.iter_mut().zip(block) {
+            *sum += term(x);
+        }
+    }
+    sums.iter().chain(&tail.iter().map(|&x| term(x)).collect::<Vec<_>>()).map(|&s| f64::from(s)).sum()
+}
+
+#[inline(always)]
+fn normalise_row_body(x: &[f32], affine: Affine, rectify: bool, y: &mut [f32]) {
+    if rectify {
+        y.iter_mut().zip(x).for_each(|(y, &x)| *y = affine.at(x).max(0.0));
+    } else {
+        y.iter_mut().zip(x).for_each(|(y, &x)| *y = affine.at(x));
+    }
+}
+
+#[inline(always)]
+fn weighted_sums_body(x: &[f32], dy: &[f32], affine: Affine, rectify: bool) -> (f64, f64) {
+    let (mut first, mut second) = ([0f32; LANES], [0f32; LANES]);
+    let passed = |x: f32, dy: f32| if !rectify || affine.at(x) > 0.0 { dy } else { 0.0 };
+    let whole = x.len() - x.len() % LANES;
+    for (x, dy) in x[..whole].chunks_exact(LANES).zip(dy[..whole].chunks_exact(LANES)) {
+        for i in 0..LANES {
+            let d = passed(x[i], dy[i]);
+            first[i] += d;
+            second[i] += d * (x[i] - affine.mean);
+        }
+    }
+    let (mut s1, mut s2) = (0f64, 0f64);
+    for i in 0..LANES {
+        s1 += f64::from(first[i]);
+        s2 += f64::from(second[i]);
+    }
+    for (&x, &dy) in x[whole..].iter().zip(&dy[whole..]) {
+        let d = passed(x, dy);
+        s1 += f64::from(d);
+        s2 += f64::from(d * (x - affine.mean));
+    }
+    (s1, s2)
+}
+
+#[inline(always)]
+fn row_gradient_body(x: &[f32], dy: &[f32], affine: Affine, rectify: bool, dx: &mut [f32]) {
+    for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+        *dx = if !rectify || affine.at(x) > 0.0 { affine.scale * dy } else { 0.0 };
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 mod wide {
+    use super::Affine;
+
+    #[target_feature(enable = "avx512f,avx2,fma")]
+    pub(super) fn add_sum_body(x: &[f32], offset: f32, square: bool) -> f64 {
+        super::add_sum_body(x, offset, square)
+    }
+
+    #[target_feature(enable = "avx512f,avx2,fma")]
+    pub(super) fn normalise_row_body(x: &[f32], affine: Affine, rectify: bool, y: &mut [f32]) {
+        super::normalise_row_body(x, affine, rectify, y);
+    }
+
+    #[target_feature(enable = "avx512f,avx2,fma")]
+    pub(super) fn weighted_sums_body(x: &[f32], dy: &[f32], affine: Affine, rectify: bool) -> (f64, f64) {
+        super::weighted_sums_body(x, dy, affine, rectify)
+    }
+
+    #[target_feature(enable = "avx512f,avx2,fma")]
+    pub(super) fn row_gradient_body(x: &[f32], dy: &[f32], affine: Affine, rectify: bool, dx: &mut [f32]) {
+        super::row_gradient_body(x, dy, affine, rectify, dx);
+    }
+
     #[target_feature(enable = "avx512f,avx2,fma")]
     pub(super) fn correlate_body(x: &[f32], w: &[f32], dilation: usize, y: &mut [f32]) {
         super::correlate_body(x, w, dilation, y);
@@ -85,6 +198,28 @@ mod wide {
 
 #[cfg(target_arch = "x86_64")]
 mod narrow {
+    use super::Affine;
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn add_sum_body(x: &[f32], offset: f32, square: bool) -> f64 {
+        super::add_sum_body(x, offset, square)
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn normalise_row_body(x: &[f32], affine: Affine, rectify: bool, y: &mut [f32]) {
+        super::normalise_row_body(x, affine, rectify, y);
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn weighted_sums_body(x: &[f32], dy: &[f32], affine: Affine, rectify: bool) -> (f64, f64) {
+        super::weighted_sums_body(x, dy, affine, rectify)
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn row_gradient_body(x: &[f32], dy: &[f32], affine: Affine, rectify: bool, dx: &mut [f32]) {
+        super::row_gradient_body(x, dy, affine, rectify, dx);
+    }
+
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn correlate_body(x: &[f32], w: &[f32], dilation: usize, y: &mut [f32]) {
         super::correlate_body(x, w, dilation, y);

@@ -3,4 +3,5 @@
 mod corpus;
 mod flac;
 mod harness;
+mod import;
 mod score;

@@ -1,0 +1,145 @@
+//! The directory of a run: what it holds, whether it may be started, resumed, or is done.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::{Best, State};
+use super::parse;
+use super::pipeline::Pipeline;
+use super::run::Outcome;
+use crate::error::{Error, Result};
+use crate::files::{self, DirectoryLock};
+
+/// The resolved pipeline: runs again to the same result.
+pub const PIPELINE_FILE: &str = "pipeline.toml";
+/// Present when the run is complete.
+pub const DONE_FILE: &str = "done.toml";
+
+/// A run's directory, locked while the run goes on.
+#[derive(Debug)]
+pub struct RunDirectory {
+    path: PathBuf,
+    _lock: DirectoryLock,
+}
+
+/// How a run begins.
+#[derive(Debug)]
+pub enum Start {
+    /// With initial weights.
+    Fresh,
+    /// From a checkpoint.
+    From(Box<State>),
+    /// Not at all: it was finished before.
+    Done(Outcome),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Done {
+    updates: u64,
+    best: Option<Best>,
+}
+
+impl RunDirectory {
+    /// Creates or opens `path` for `pipeline`.
+    ///
+    /// # Errors
+    /// When another process trains there, when it holds a run and `resume` is off, or when the
+    /// run in it has another pipeline; the key that differs is named.
+    pub fn open(path: &Path, pipeline: &Pipeline, resume: bool) -> Result<(Self, Start)> {
+        files::create_dir(path)?;
+        let directory = Self { path: path.to_path_buf(), _lock: DirectoryLock::acquire(path)? };
+        files::sweep(path)?;
+        let stored = path.join(PIPELINE_FILE);
+        let text = toml::to_string(pipeline).map_err(|e| Error::format(&stored, e.to_string()))?;
+        if stored.exists() {
+            if !resume {
+                return Err(Error::invalid(format!(
+                    "{} holds a run already; add --resume to go on with it, or choose another --out",
+                    path.display()
+                )));
+            }
+            let earlier = parse::read(&stored, &[])?;
+            if let Some(difference) = difference(&earlier, pipeline) {
+                return Err(Error::mismatch(
+                    format!("pipeline of the run in {}", path.display()),
+                    difference.0,
+                    difference.1,
+                    "resume with the pipeline that started the run, or choose another --out",
+                ));
+            }
+        } else {
+            files::write(&stored, text.as_bytes())?;
+        }
+        let done = path.join(DONE_FILE);
+        if done.exists() {
+            let done: Done = toml::from_str(&files::read_sealed(&done)?)
+                .map_err(|e| Error::format(path.join(DONE_FILE), e.to_string()))?;
+            let outcome = Outcome {
+                student: directory.student(),
+                updates: done.updates,
+                best: done.best,
+                already_done: true,
+            };
+            return Ok((directory, Start::Done(outcome)));
+        }
+        if directory.checkpoints().exists() {
+            files::sweep(&directory.checkpoints())?;
+        }
+        let start = State::newest(&directory.checkpoints())?.map_or(Start::Fresh, |s| Start::From(Box::new(s)));
+        Ok((directory, start))
+    }
+
+    /// One JSON object a line.
+    pub fn metrics(&self) -> PathBuf {
+        self.path.join("metrics.jsonl")
+    }
+
+    /// The newest states.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    /// The trained model.
+    pub fn student(&self) -> PathBuf {
+        self.path.join("student")
+    }
+
+    /// Marks the run as complete.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn mark_done(&self, outcome: &Outcome) -> Result<()> {
+        let path = self.path.join(DONE_FILE);
+        let done = Done { updates: outcome.updates, best: outcome.best.clone() };
+        let text = toml::to_string(&done).map_err(|e| Error::format(&path, e.to_string()))?;
+        files::write_sealed(&path, &text)
+    }
+}
+
+/// The first key in which two pipelines differ, with both values.
+fn difference(earlier: &Pipeline, now: &Pipeline) -> Option<(String, String)> {
+    fn walk(key: &str, a: &toml::Value, b: &toml::Value) -> Option<(String, String)> {
+        let name = |part: &str| if key.is_empty() { part.to_owned() } else { format!("{key}.{part}") };
+        match (a, b) {
+            (toml::Value::Table(a), toml::Value::Table(b)) => {
+                let keys = a.keys().chain(b.keys().filter(|k| !a.contains_key(*k)));
+                keys.into_iter().find_map(|k| match (a.get(k), b.get(k)) {
+                    (Some(a), Some(b)) => walk(&name(k), a, b),
+                    (a, b) => Some((shown(&name(k), a), shown(&name(k), b))),
+                })
+            }
+            (toml::Value::Array(a), toml::Value::Array(b)) if a.len() == b.len() => {
+                a.iter().zip(b).enumerate().find_map(|(i, (a, b))| walk(&name(&i.to_string()), a, b))
+            }
+            _ if a == b => None,
+            _ => Some((shown(key, Some(a)), shown(key, Some(b)))),
+        }
+    }
+    fn shown(key: &str, value: Option<&toml::Value>) -> String {
+        value.map_or_else(|| format!("{key} absent"), |v| format!("{key} = {v}"))
+    }
+    let (earlier, now) = (toml::Value::try_from(earlier).ok()?, toml::Value::try_from(now).ok()?);
+    walk("", &earlier, &now)
+}

@@ -1,0 +1,253 @@
+//! Reads a pipeline file: overrides, unknown keys with a suggestion, impossible combinations.
+
+use std::path::Path;
+
+use super::pipeline::{Objective, Optimizer, Pipeline, Rule};
+use crate::error::{Error, Result};
+use crate::files;
+
+/// Every key with its default, as a pipeline that parses.
+pub const REFERENCE: &str = include_str!("reference.toml");
+
+/// Reads `path` and applies `overrides` (`key=value`, value in TOML or a bare word).
+///
+/// # Errors
+/// Syntax, unknown keys, missing keys and impossible combinations, each with the file, the line
+/// where there is one, and the likely fix.
+pub fn read(path: &Path, overrides: &[String]) -> Result<Pipeline> {
+    let text = files::read_text(path)?;
+    parse(&text, overrides, path)
+}
+
+/// [`read`] on a text; `path` is for messages.
+///
+/// # Errors
+/// See [`read`].
+pub fn parse(text: &str, overrides: &[String], path: &Path) -> Result<Pipeline> {
+    let pipeline = if overrides.is_empty() {
+        toml::from_str::<Pipeline>(text).map_err(|e| explain(path, &e))?
+    } else {
+        let mut document: toml::Value = toml::from_str(text).map_err(|e| explain(path, &e))?;
+        for assignment in overrides {
+            set(&mut document, assignment)?;
+        }
+        // Through text again, so that an error in a value shows the line that holds it.
+        let text = toml::to_string(&document).map_err(|e| Error::format(path, e.to_string()))?;
+        toml::from_str(&text).map_err(|e| explain(path, &e))?
+    };
+    validate(&pipeline).map_err(|detail| Error::format(path, detail))?;
+    Ok(pipeline)
+}
+
+/// The toml crate's message, with a suggestion where a name was misspelt.
+fn explain(path: &Path, error: &toml::de::Error) -> Error {
+    let message = error.to_string();
+    let quoted: Vec<&str> = error.message().split('`').skip(1).step_by(2).collect();
+    let known = ["unknown field", "unknown variant"].iter().any(|k| error.message().contains(k));
+    let hint = match quoted.split_first() {
+        Some((wrong, expected)) if known => {
+            let near = expected.iter().max_by(|a, b| {
+                strsim::jaro_winkler(wrong, a).total_cmp(&strsim::jaro_winkler(wrong, b))
+            });
+            near.filter(|near| strsim::jaro_winkler(wrong, near) > 0.7)
+                .map(|near| format!("did you mean `{near}`? "))
+                .unwrap_or_default()
+        }
+        _ => String::new(),
+    };
+    let message = message.trim_end();
+    Error::format(path, format!("{message}\n{hint}`tutornet train --help-pipeline` prints every key"))
+}
+
+/// Sets one key: `stage.0.epochs=2`, `data.train=["DIR"]`, `name=other`.
+fn set(document: &mut toml::Value, assignment: &str) -> Result<()> {
+    let bad = |detail: String| Error::invalid(format!("--set {assignment}: {detail}"));
+    let (key, text) = assignment.split_once('=').ok_or_else(|| bad("expected key=value".into()))?;
+    let value = toml::from_str::<toml::Table>(&format!("value = {text}"))
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(text.to_owned()));
+    let mut place = document;
+    let parts: Vec<&str> = key.trim().split('.').collect();
+    for (depth, part) in parts.iter().enumerate() {
+        let last = depth + 1 == parts.len();
+        place = match place {
+            toml::Value::Array(items) => {
+                let count = items.len();
+                let item = part.parse::<usize>().ok().and_then(|i| items.get_mut(i));
+                item.ok_or_else(|| bad(format!("`{part}` is no index into {count} item(s)")))?
+            }
+            toml::Value::Table(table) => {
+                let empty = || toml::Value::Table(toml::Table::new());
+                table.entry((*part).to_owned()).or_insert_with(empty)
+            }
+            other => return Err(bad(format!("`{part}` lies inside a {}", other.type_str()))),
+        };
+        if last {
+            *place = value;
+            return Ok(());
+        }
+    }
+    Err(bad("the key is empty".into()))
+}
+
+/// Combinations that parse but cannot work.
+fn validate(pipeline: &Pipeline) -> std::result::Result<(), String> {
+    if pipeline.data.train.is_empty() {
+        return Err("data.train: expected at least one corpus directory, found none".into());
+    }
+    positive("data.batch_seconds", pipeline.data.batch_seconds)?;
+    positive("data.max_seconds", pipeline.data.max_seconds)?;
+    positive("student.width", pipeline.student.width)?;
+    if pipeline.threads == 0 {
+        return Err("threads: expected 1 or more, found 0".into());
+    }
+    if pipeline.stage.is_empty() {
+        return Err("expected at least one [[stage]], found none".into());
+    }
+    optimizer("optimizer", &pipeline.optimizer)?;
+    for (number, stage) in pipeline.stage.iter().enumerate() {
+        let at = |key: &str| format!("stage.{number}.{key}");
+        let objective = stage.objective;
+        if objective.needs_teacher() && stage.teacher.is_empty() {
+            return Err(format!(
+                "{}: `{objective}` learns from a teacher's cache; add teacher = [\"CACHEDIR\"]",
+                at("teacher")
+            ));
+        }
+        let foreign = [
+            ("teacher", !stage.teacher.is_empty(), objective.needs_teacher(), "rkd or ctc+skd"),
+            ("frame_weighting", stage.frame_weighting.is_some(), objective == Objective::Rkd, "rkd"),
+            ("bridge_kernel", stage.bridge_kernel.is_some(), objective == Objective::Rkd, "rkd"),
+            ("lambda", stage.lambda.is_some(), objective == Objective::CtcSkd, "ctc+skd"),
+            ("temperature", stage.temperature.is_some(), objective == Objective::CtcSkd, "ctc+skd"),
+        ];
+        for (key, given, used, owner) in foreign {
+            if given && !used {
+                return Err(format!(
+                    "{}: `{objective}` does not use it (only {owner} does); remove it or change the objective",
+                    at(key)
+                ));
+            }
+        }
+        positive(&at("temperature"), stage.temperature())?;
+        if stage.lambda() < 0.0 || !stage.lambda().is_finite() {
+            return Err(format!("{}: expected 0 or more, found {}", at("lambda"), stage.lambda()));
+        }
+        if stage.bridge_kernel() % 2 == 0 {
+            return Err(format!("{}: expected an odd number, found {}", at("bridge_kernel"), stage.bridge_kernel()));
+        }
+        match (stage.epochs, stage.max_updates) {
+            (Some(1..), None) | (None, Some(1..)) => {}
+            (Some(_), Some(_)) => {
+                return Err(format!("{}: give either epochs or max_updates, found both", at("epochs")));
+            }
+            _ => return Err(format!("{}: expected epochs = N or max_updates = N, N at least 1", at("epochs"))),
+        }
+        if let Some(own) = &stage.optimizer {
+            optimizer(&at("optimizer"), own)?;
+        }
+    }
+    if pipeline.data.dev_every_epochs == 0 {
+        return Err("data.dev_every_epochs: expected 1 or more, found 0".into());
+    }
+    if pipeline.checkpoint.every_updates == 0 || pipeline.checkpoint.keep == 0 {
+        return Err("checkpoint: expected every_updates and keep of 1 or more, found 0".into());
+    }
+    Ok(())
+}
+
+fn positive(key: &str, value: f64) -> std::result::Result<(), String> {
+    if value > 0.0 && value.is_finite() {
+        return Ok(());
+    }
+    Err(format!("{key}: expected a number above 0, found {value}"))
+}
+
+fn optimizer(key: &str, optimizer: &Optimizer) -> std::result::Result<(), String> {
+    positive(&format!("{key}.learning_rate"), optimizer.learning_rate)?;
+    if optimizer.accumulate == 0 {
+        return Err(format!("{key}.accumulate: expected 1 or more, found 0"));
+    }
+    let (beta1, beta2) = optimizer.betas();
+    for (name, beta) in [("beta1", beta1), ("beta2", beta2)] {
+        if !(0.0..1.0).contains(&beta) {
+            return Err(format!("{key}.{name}: expected 0 <= {name} < 1, found {beta}"));
+        }
+    }
+    if optimizer.epsilon <= 0.0 && optimizer.name != Rule::NovoGrad {
+        return Err(format!("{key}.epsilon: expected a number above 0, found {}", optimizer.epsilon));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: &str = "name = 'a'\nstudent = 'jasper-nano'\n[data]\ntrain = ['c']\n[[stage]]\nobjective = 'ctc'\nepochs = 1\n";
+
+    fn error(text: &str, overrides: &[&str]) -> String {
+        let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
+        parse(text, &overrides, Path::new("p.toml")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_reference_spells_out_the_defaults() {
+        let reference = parse(REFERENCE, &[], Path::new("reference")).unwrap();
+        let short = parse(SHORT, &[], Path::new("p.toml")).unwrap();
+        assert_eq!(reference.optimizer, short.optimizer);
+        assert_eq!(reference.checkpoint, short.checkpoint);
+        assert_eq!((reference.seed, reference.data.batch_seconds), (short.seed, short.data.batch_seconds));
+        assert_eq!(reference.data.max_seconds, short.data.max_seconds);
+        let (rkd, skd) = (&reference.stage[0], &reference.stage[1]);
+        let bare = &short.stage[0];
+        assert_eq!((rkd.frame_weighting(), rkd.bridge_kernel()), (bare.frame_weighting(), bare.bridge_kernel()));
+        assert_eq!((skd.lambda(), skd.temperature()), (bare.lambda(), bare.temperature()));
+    }
+
+    #[test]
+    fn a_resolved_pipeline_reads_back_as_itself() {
+        let pipeline = parse(REFERENCE, &[], Path::new("reference")).unwrap();
+        let text = toml::to_string(&pipeline).unwrap();
+        assert_eq!(parse(&text, &[], Path::new("again")).unwrap(), pipeline);
+    }
+
+    #[test]
+    fn overrides_reach_lists_tables_and_new_keys() {
+        let overrides = ["stage.0.epochs=7", "data.train=[\"x\", \"y\"]", "name=b-c", "optimizer.schedule.power=1"];
+        let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
+        let p = parse(SHORT, &overrides, Path::new("p.toml")).unwrap();
+        assert_eq!((p.stage[0].epochs, p.data.train.len(), p.name.as_str()), (Some(7), 2, "b-c"));
+        assert_eq!(p.optimizer.schedule.power, 1.0);
+        assert!(error(SHORT, &["stage.3.epochs=1"]).contains("no index into 1 item"));
+        assert!(error(SHORT, &["name.x=1"]).contains("inside a string"));
+    }
+
+    #[test]
+    fn a_misspelt_key_gets_line_and_suggestion() {
+        let text = SHORT.replace("epochs = 1", "epoch = 1");
+        let error = error(&text, &[]);
+        for word in ["p.toml", "line 7", "`epoch`", "did you mean `epochs`?", "--help-pipeline"] {
+            assert!(error.contains(word), "{word} is not in {error}");
+        }
+    }
+
+    #[test]
+    fn impossible_combinations_name_the_key() {
+        for (overrides, words) in [
+            (vec!["stage.0.objective=rkd"], "stage.0.teacher"),
+            (vec!["stage.0.lambda=1.0"], "stage.0.lambda"),
+            (vec!["stage.0.max_updates=3"], "found both"),
+            (vec!["stage.0.epochs=0"], "N at least 1"),
+            (vec!["data.train=[]"], "data.train"),
+            (vec!["data.batch_seconds=-1"], "data.batch_seconds"),
+            (vec!["optimizer.beta1=1.5"], "optimizer.beta1"),
+            (vec!["stage.0.objective=rdk"], "did you mean `rkd`?"),
+            (vec!["student.preset=x", "student.widht=1"], "inside a string"),
+        ] {
+            let error = error(SHORT, &overrides);
+            assert!(error.contains(words), "{words} is not in {error}");
+        }
+    }
+}

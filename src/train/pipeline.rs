@@ -1,0 +1,384 @@
+//! A pipeline: one experiment as a TOML file. Every key has a default except `name`, `student`,
+//! `data.train` and the stages.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::features::SpecAugment;
+use crate::models::BatchNormMode;
+
+/// One experiment: a student, its data, and the stages that train it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pipeline {
+    /// Name of the experiment; appears in reports.
+    pub name: String,
+    /// The model to train.
+    pub student: Student,
+    /// Seed of everything random in the run.
+    #[serde(default = "one")]
+    pub seed: u64,
+    /// CPU threads; part of what makes a run repeatable.
+    #[serde(default = "all_threads")]
+    pub threads: usize,
+    /// Corpora and batches.
+    pub data: Data,
+    /// Optimiser of every stage that has none of its own.
+    #[serde(default)]
+    pub optimizer: Optimizer,
+    /// When state is saved and which weights become the student.
+    #[serde(default)]
+    pub checkpoint: Checkpoint,
+    /// What is trained, in order.
+    pub stage: Vec<Stage>,
+}
+
+/// The model to train: `student = "preset or path"` or a `[student]` table.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Student {
+    /// Preset name, a model directory (training goes on from its weights) or a model.toml.
+    pub preset: String,
+    /// Scales the number of channels of every layer but the input and the labels.
+    pub width: f64,
+    /// Which frames batch-norm statistics are taken over.
+    pub batch_norm: BatchNormMode,
+    /// Share of the new value in the running statistics; `None` keeps the architecture's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_norm_momentum: Option<f64>,
+}
+
+impl<'de> Deserialize<'de> for Student {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Table {
+            preset: String,
+            #[serde(default = "unit")]
+            width: f64,
+            #[serde(default)]
+            batch_norm: BatchNormMode,
+            batch_norm_momentum: Option<f64>,
+        }
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Table;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "a preset, a path, or a table with `preset`")
+            }
+            fn visit_str<E: serde::de::Error>(self, preset: &str) -> Result<Table, E> {
+                Ok(Table {
+                    preset: preset.to_owned(),
+                    width: 1.0,
+                    batch_norm: BatchNormMode::default(),
+                    batch_norm_momentum: None,
+                })
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Table, A::Error> {
+                Table::deserialize(serde::de::value::MapAccessDeserializer::new(map))
+            }
+        }
+        let Table { preset, width, batch_norm, batch_norm_momentum } =
+            deserializer.deserialize_any(Visitor)?;
+        Ok(Self { preset, width, batch_norm, batch_norm_momentum })
+    }
+}
+
+/// Corpora and batches.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// Corpus directories to train on.
+    pub train: Vec<PathBuf>,
+    /// Corpus directories scored after every epoch; may be empty.
+    #[serde(default)]
+    pub dev: Vec<PathBuf>,
+    /// Epochs between two scorings of the dev corpora; the last epoch of a stage is always scored.
+    #[serde(default = "one")]
+    pub dev_every_epochs: u64,
+    /// Seconds of padded audio in a batch.
+    #[serde(default = "batch_seconds")]
+    pub batch_seconds: f64,
+    /// Longer utterances are left out, and counted.
+    #[serde(default = "max_seconds")]
+    pub max_seconds: f64,
+    /// Masks on the student's input; none when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec_augment: Option<SpecAugment>,
+    /// A shard that fails its checksum costs its utterances instead of stopping the run.
+    #[serde(default)]
+    pub skip_corrupt: bool,
+}
+
+/// What a stage minimises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Objective {
+    /// Equation (7): frame-weighted distance of hidden states.
+    #[serde(rename = "rkd")]
+    Rkd,
+    /// Equation (3): CTC against the transcript.
+    #[serde(rename = "ctc")]
+    Ctc,
+    /// Equation (9): CTC + lambda * distance of softmax outputs.
+    #[serde(rename = "ctc+skd")]
+    CtcSkd,
+}
+
+impl Objective {
+    /// Whether the stage reads a teacher's cache.
+    pub fn needs_teacher(self) -> bool {
+        self != Self::Ctc
+    }
+
+    /// Whether the stage trains on transcripts.
+    pub fn needs_text(self) -> bool {
+        self != Self::Rkd
+    }
+}
+
+impl std::fmt::Display for Objective {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Rkd => "rkd",
+            Self::Ctc => "ctc",
+            Self::CtcSkd => "ctc+skd",
+        })
+    }
+}
+
+/// One stage: an objective, the caches it reads, and how long it runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// What is minimised.
+    pub objective: Objective,
+    /// Caches of ONE teacher over the training corpora.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub teacher: Vec<PathBuf>,
+    /// rkd: whether frames are weighted by the teacher's mask (default true).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frame_weighting: Option<bool>,
+    /// rkd: kernel width of the bridge from the student's to the teacher's hidden width (default 1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge_kernel: Option<usize>,
+    /// ctc+skd: weight of the SKD term (default 0.25).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lambda: Option<f64>,
+    /// ctc+skd: temperature of both softmaxes (default 1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// Passes over the training corpora; exclusive with `max_updates`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<u64>,
+    /// Optimiser steps; exclusive with `epochs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_updates: Option<u64>,
+    /// Optimiser of this stage alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub optimizer: Option<Optimizer>,
+}
+
+impl Stage {
+    /// Whether RKD weights frames.
+    pub fn frame_weighting(&self) -> bool {
+        self.frame_weighting.unwrap_or(true)
+    }
+
+    /// Kernel width of the RKD bridge.
+    pub fn bridge_kernel(&self) -> usize {
+        self.bridge_kernel.unwrap_or(1)
+    }
+
+    /// Weight of the SKD term.
+    pub fn lambda(&self) -> f64 {
+        self.lambda.unwrap_or(0.25)
+    }
+
+    /// Temperature of the SKD softmaxes.
+    pub fn temperature(&self) -> f64 {
+        self.temperature.unwrap_or(1.0)
+    }
+}
+
+/// Rule by which gradients become steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rule {
+    /// Kingma and Ba, 2015, with the L2 term in the gradient.
+    Adam,
+    /// Loshchilov and Hutter, 2019: decay apart from the gradient.
+    AdamW,
+    /// Ginsburg et al., 2019: second moments per tensor.
+    NovoGrad,
+}
+
+/// Optimiser and schedule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Optimizer {
+    /// Update rule.
+    pub name: Rule,
+    /// Learning rate at the start of the stage.
+    pub learning_rate: f64,
+    /// Weight decay, of tensors with two dimensions or more for `adamw` and `adam`, of all for `novograd`.
+    pub weight_decay: f64,
+    /// Decay of the first moment; the rule's own default when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beta1: Option<f64>,
+    /// Decay of the second moment; the rule's own default when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beta2: Option<f64>,
+    /// Added to the denominator (adam, adamw) or under the root (novograd).
+    pub epsilon: f64,
+    /// Learning rate over the updates of the stage.
+    pub schedule: Schedule,
+    /// Largest global norm of the gradients; 0 turns clipping off.
+    pub gradient_clip: f64,
+    /// Batches whose gradients are averaged into one update.
+    pub accumulate: usize,
+}
+
+impl Default for Optimizer {
+    fn default() -> Self {
+        Self {
+            name: Rule::NovoGrad,
+            learning_rate: 0.02,
+            weight_decay: 1e-3,
+            beta1: None,
+            beta2: None,
+            epsilon: 1e-8,
+            schedule: Schedule::default(),
+            gradient_clip: 0.0,
+            accumulate: 1,
+        }
+    }
+}
+
+impl Optimizer {
+    /// Decays of the two moments. NovoGrad's second is 0: OpenSeq2Seq's code never stored it
+    /// (facts of `novograd.py`; NVIDIA's later recipe set betas (0.95, 0) to keep that behaviour).
+    pub fn betas(&self) -> (f64, f64) {
+        let (first, second) = match self.name {
+            Rule::Adam | Rule::AdamW => (0.9, 0.999),
+            Rule::NovoGrad => (0.95, 0.0),
+        };
+        (self.beta1.unwrap_or(first), self.beta2.unwrap_or(second))
+    }
+}
+
+/// Learning rate over a stage's updates.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Schedule {
+    /// Shape of the decay.
+    pub name: ScheduleName,
+    /// Exponent of the polynomial.
+    pub power: f64,
+    /// Learning rate at the end.
+    pub min: f64,
+    /// Updates of linear warm-up from 0.
+    pub warmup: u64,
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self { name: ScheduleName::Polynomial, power: 2.0, min: 1e-5, warmup: 0 }
+    }
+}
+
+/// Shape of a schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScheduleName {
+    /// OpenSeq2Seq's `poly_decay`: (start - min) (1 - t / T)^power + min.
+    Polynomial,
+    /// No decay.
+    Constant,
+}
+
+impl Schedule {
+    /// Learning rate of update `update` (from 0) of `total`.
+    pub fn at(&self, start: f64, update: u64, total: u64) -> f64 {
+        if update < self.warmup {
+            return start * (update + 1) as f64 / self.warmup as f64;
+        }
+        match self.name {
+            ScheduleName::Constant => start,
+            ScheduleName::Polynomial => {
+                let left = 1.0 - update.min(total) as f64 / total.max(1) as f64;
+                (start - self.min) * left.powf(self.power) + self.min
+            }
+        }
+    }
+}
+
+/// When state is saved and which weights become the student.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Checkpoint {
+    /// Updates between two checkpoints; one is also written after every epoch and on SIGTERM.
+    pub every_updates: u64,
+    /// Which weights lie in RUNDIR/student at the end.
+    pub select: Select,
+    /// Checkpoints kept.
+    pub keep: usize,
+    /// Steps in a row whose loss or gradient is not finite before the run stops.
+    pub max_rejected: u32,
+}
+
+impl Default for Checkpoint {
+    fn default() -> Self {
+        Self { every_updates: 500, select: Select::Best, keep: 2, max_rejected: 10 }
+    }
+}
+
+/// Which weights become the student.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Select {
+    /// Lowest dev WER of the last stage; ties by CER, then the later. The last when dev is empty.
+    Best,
+    /// The last weights.
+    Last,
+}
+
+fn one() -> u64 {
+    1
+}
+
+fn unit() -> f64 {
+    1.0
+}
+
+fn all_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn batch_seconds() -> f64 {
+    192.0
+}
+
+fn max_seconds() -> f64 {
+    16.7
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn polynomial_decay_is_openseq2seqs() {
+        let schedule = Schedule::default();
+        assert_eq!(schedule.at(0.02, 0, 100), 0.02);
+        let half = (0.02 - 1e-5) * 0.25 + 1e-5;
+        assert!((schedule.at(0.02, 50, 100) - half).abs() < 1e-15);
+        assert_eq!(schedule.at(0.02, 100, 100), 1e-5);
+    }
+
+    #[test]
+    fn warm_up_is_linear_and_ends_at_the_peak() {
+        let schedule = Schedule { warmup: 4, name: ScheduleName::Constant, ..Schedule::default() };
+        let rates: Vec<f64> = (0..6).map(|u| schedule.at(1.0, u, 100)).collect();
+        assert_eq!(rates, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]);
+    }
+}

@@ -1,0 +1,448 @@
+//! The training loop: stages, epochs, updates; evaluation and checkpoints between them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+
+use super::batches;
+use super::checkpoint::{Best, Position, State};
+use super::directory::{RunDirectory, Start};
+use super::metrics::{Event, Metrics};
+use super::optimizer::{NamedGradients, Optimizer};
+use super::pipeline::{Objective, Pipeline, Select, Stage};
+use super::prepare::{FRAME_RATE, Prepared};
+use super::step::{Losses, forward_backward};
+use super::stream::{Assembler, Batch, Stream};
+use super::student;
+use crate::device::DeviceChoice;
+use crate::distill::Bridge;
+use crate::error::{Error, Result};
+use crate::models::parameters::{self, HostTensor};
+use crate::models::{BatchStatistics, Model, TrainState};
+use crate::progress::Progress;
+use crate::random::Random;
+use crate::score::{EvaluateOptions, Evaluation, evaluate};
+use crate::signal::Stop;
+
+/// What came out of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The student's model directory.
+    pub student: PathBuf,
+    /// Updates of the run.
+    pub updates: u64,
+    /// The best dev score, when there is a dev corpus.
+    pub best: Option<Best>,
+    /// Whether the run had been finished before.
+    pub already_done: bool,
+}
+
+/// Runs a pipeline into the directory `out`, from the start or (`resume`) from its newest checkpoint.
+///
+/// # Errors
+/// Whatever does not fit, before any work; later a damaged shard, a full disk, a loss that stays
+/// non-finite, or a signal. The newest checkpoint is whole in every case.
+pub fn run(pipeline: &Pipeline, out: &Path, resume: bool, device: DeviceChoice, stop: &Stop) -> Result<Outcome> {
+    // The pool may exist already when a program runs several pipelines; the first one sized it.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(pipeline.threads).build_global();
+    let device = device.open()?.autodiff();
+    let mut model = student::build(pipeline, &device)?;
+    let prepared = Prepared::open(pipeline, &model)?;
+    let (directory, start) = RunDirectory::open(out, pipeline, resume)?;
+    let state = match start {
+        Start::Done(outcome) => return Ok(outcome),
+        Start::Fresh => None,
+        Start::From(state) => Some(*state),
+    };
+    let metrics = Metrics::open(&directory.metrics(), state.as_ref().map_or(0, |s| s.position.metrics_bytes))?;
+    model.config.provenance.origin = format!("training run {}", pipeline.name);
+    let mut trainer = Trainer {
+        pipeline,
+        prepared: &prepared,
+        directory: &directory,
+        device,
+        model,
+        bridge: None,
+        optimizer: Optimizer::new(&pipeline.optimizer),
+        position: Position::default(),
+        best: None,
+        metrics,
+        stop,
+    };
+    match state {
+        Some(state) => trainer.restore(state)?,
+        None => trainer.begin_stage(),
+    }
+    while trainer.position.stage < pipeline.stage.len() {
+        trainer.stage()?;
+        trainer.position = Position {
+            stage: trainer.position.stage + 1,
+            epoch: 0,
+            batch: 0,
+            stage_update: 0,
+            epoch_loss: (0.0, 0),
+            ..trainer.position.clone()
+        };
+        trainer.begin_stage();
+        trainer.checkpoint()?;
+    }
+    trainer.finish()
+}
+
+struct Trainer<'a> {
+    pipeline: &'a Pipeline,
+    prepared: &'a Prepared,
+    directory: &'a RunDirectory,
+    device: Device,
+    model: Model,
+    bridge: Option<Bridge>,
+    optimizer: Optimizer,
+    position: Position,
+    /// Weights of the best evaluation, on the host.
+    best: Option<BTreeMap<String, HostTensor>>,
+    metrics: Metrics,
+    stop: &'a Stop,
+}
+
+impl Trainer<'_> {
+    /// A fresh optimiser, and a bridge where the stage needs one.
+    fn begin_stage(&mut self) {
+        let number = self.position.stage;
+        let Some(stage) = self.pipeline.stage.get(number) else {
+            self.bridge = None;
+            return;
+        };
+        self.optimizer = Optimizer::new(stage.optimizer.as_ref().unwrap_or(&self.pipeline.optimizer));
+        self.bridge = match (&self.prepared.stages[number].teacher, stage.objective) {
+            (Some(teacher), Objective::Rkd) => Some(Bridge::new(
+                self.model.hidden_width(),
+                teacher.hidden_width(),
+                stage.bridge_kernel(),
+                Random::new(self.pipeline.seed, "bridge", &[number as u64]).below(usize::MAX) as u64,
+                &self.device,
+            )),
+            _ => None,
+        };
+    }
+
+    /// All epochs of the stage that the position is in.
+    fn stage(&mut self) -> Result<()> {
+        let number = self.position.stage;
+        let stage = &self.pipeline.stage[number];
+        let total = self.updates_of(stage, number);
+        let epochs = stage.epochs.unwrap_or(u64::MAX);
+        let title = format!("stage {number} {}", stage.objective);
+        let progress = Progress::new(&title, "updates", total);
+        progress.add(self.position.stage_update);
+        while self.position.epoch < epochs && self.position.stage_update < total {
+            self.epoch(stage, total, &progress)?;
+            let last = self.position.epoch + 1 == epochs || self.position.stage_update == total;
+            self.end_of_epoch(stage, last, &progress)?;
+        }
+        progress.finish();
+        Ok(())
+    }
+
+    /// Updates from the position to the end of the epoch (or of the stage).
+    fn epoch(&mut self, stage: &Stage, total: u64, progress: &Progress) -> Result<()> {
+        let (number, epoch) = (self.position.stage, self.position.epoch);
+        let prepared = self.prepared;
+        let assembler = Assembler {
+            prepared,
+            stage: &prepared.stages[number],
+            settings: stage,
+            data: &self.pipeline.data,
+            seed: self.pipeline.seed,
+            stage_number: number as u64,
+            epoch,
+        };
+        let plan = self.plan(number, epoch);
+        let workers = (self.pipeline.threads / 2).clamp(1, 4);
+        std::thread::scope(|scope| {
+            let rest = plan.get(self.position.batch..).unwrap_or_default().to_vec();
+            let mut stream = Stream::start(scope, assembler, rest, workers);
+            let accumulate = self.settings(stage).accumulate;
+            while self.position.stage_update < total {
+                let group: Vec<Batch> = stream.by_ref().take(accumulate).collect::<Result<_>>()?;
+                if group.is_empty() {
+                    break;
+                }
+                let batches = group.len();
+                let losses = self.update(stage, group, total)?;
+                self.position.batch += batches;
+                progress.message(format!("epoch {} loss {:.2}", epoch + 1, losses.total));
+                progress.add(1);
+                let due = self.position.update.is_multiple_of(self.pipeline.checkpoint.every_updates);
+                if due || self.stop.requested() {
+                    self.checkpoint()?;
+                }
+                if self.stop.requested() {
+                    return Err(Error::Interrupted(format!(
+                        "a checkpoint holds update {}; the same command with --resume goes on from it",
+                        self.position.update
+                    )));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// One optimiser step over a group of batches; a step with a number that is not finite leaves
+    /// no trace but its count.
+    fn update(&mut self, stage: &Stage, group: Vec<Batch>, total: u64) -> Result<Losses> {
+        let position = &self.position;
+        let settings = self.settings(stage).clone();
+        let rate = settings.schedule.at(settings.learning_rate, position.stage_update, total);
+        let mut gradients = NamedGradients::default();
+        let mut statistics: Vec<Vec<BatchStatistics>> = Vec::new();
+        let mut losses = Vec::new();
+        let names: Vec<String> = group.iter().flat_map(|b| b.utterances.clone()).collect();
+        for (part, batch) in group.into_iter().enumerate() {
+            if batch.utterances.is_empty() {
+                continue; // every utterance was damaged, and skip_corrupt is on
+            }
+            let place = [position.stage as u64, position.stage_update, part as u64];
+            let dropout = Random::new(self.pipeline.seed, "dropout", &place);
+            let mut state = TrainState::new(self.model.config.norm().statistics, dropout);
+            let (loss, graph) =
+                forward_backward(&self.model, self.bridge.as_ref(), stage, batch, &mut state, &self.device)?;
+            losses.push(loss);
+            statistics.push(state.statistics);
+            if let Some(graph) = graph {
+                self.collect(&mut gradients, &graph);
+            }
+        }
+        let loss = Losses::mean(&losses);
+        gradients.average();
+        let norm = gradients.norm();
+        let accepted = loss.total.is_finite() && norm.is_finite();
+        if accepted {
+            if settings.gradient_clip > 0.0 && norm > settings.gradient_clip {
+                gradients.scale(settings.gradient_clip / norm);
+            }
+            self.apply(&gradients, rate);
+            for statistics in statistics {
+                self.model.apply_statistics(statistics, self.model.config.momentum())?;
+            }
+        }
+        self.count(stage, loss, norm, rate, accepted, &names)?;
+        Ok(loss)
+    }
+
+    fn collect(&mut self, gradients: &mut NamedGradients, graph: &burn::tensor::Gradients) {
+        let network = self.model.network.clone();
+        parameters::map(network, &mut gradients.collector(graph, ""));
+        if let Some(bridge) = self.bridge.clone() {
+            parameters::map(bridge, &mut gradients.collector(graph, "bridge."));
+        }
+        gradients.batch_done();
+    }
+
+    fn apply(&mut self, gradients: &NamedGradients, rate: f64) {
+        self.optimizer.begin_step();
+        let network = self.model.network.clone();
+        self.model.network = parameters::map(network, &mut self.optimizer.stepper(gradients, rate, ""));
+        if let Some(bridge) = self.bridge.take() {
+            self.bridge =
+                Some(parameters::map(bridge, &mut self.optimizer.stepper(gradients, rate, "bridge.")));
+        }
+    }
+
+    /// Moves the position by one update, logs it, and stops a run that only meets non-finite numbers.
+    fn count(
+        &mut self,
+        stage: &Stage,
+        loss: Losses,
+        norm: f64,
+        rate: f64,
+        accepted: bool,
+        names: &[String],
+    ) -> Result<()> {
+        let position = &mut self.position;
+        position.update += 1;
+        position.stage_update += 1;
+        if accepted {
+            position.rejected_in_a_row = 0;
+            position.epoch_loss = (position.epoch_loss.0 + loss.total, position.epoch_loss.1 + 1);
+        } else {
+            position.rejected += 1;
+            position.rejected_in_a_row += 1;
+        }
+        self.metrics.write(&Event::Step {
+            stage: position.stage,
+            objective: stage.objective.to_string(),
+            update: position.update,
+            epoch: position.epoch,
+            loss: loss.total,
+            ctc: loss.ctc,
+            skd: loss.skd,
+            rkd: loss.rkd,
+            gradient_norm: norm,
+            learning_rate: rate,
+            rejected: !accepted,
+        })?;
+        if accepted {
+            return Ok(());
+        }
+        tracing::warn!("update {} rejected: loss {}, gradient norm {norm}", position.update, loss.total);
+        let limit = self.pipeline.checkpoint.max_rejected;
+        if position.rejected_in_a_row < limit {
+            return Ok(());
+        }
+        Err(Error::NonFinite(format!(
+            "stage {} ({}): loss or gradient not finite in {limit} updates in a row, the last at update {} with utterances {}; \
+             lower optimizer.learning_rate or set optimizer.gradient_clip; the checkpoints in {} are from before",
+            position.stage,
+            stage.objective,
+            position.update,
+            names.join(" "),
+            self.directory.checkpoints().display()
+        )))
+    }
+
+    /// Scores the student on the dev corpora, logs the epoch and saves the state.
+    fn end_of_epoch(&mut self, stage: &Stage, last: bool, progress: &Progress) -> Result<()> {
+        let every = self.pipeline.data.dev_every_epochs;
+        let due = last || (self.position.epoch + 1).is_multiple_of(every);
+        let dev = match due && stage.objective.needs_text() {
+            true => self.evaluate_dev()?,
+            false => None,
+        };
+        let (sum, count) = self.position.epoch_loss;
+        let loss = if count > 0 { sum / count as f64 } else { f64::NAN };
+        self.metrics.write(&Event::Epoch {
+            stage: self.position.stage,
+            objective: stage.objective.to_string(),
+            epoch: self.position.epoch,
+            update: self.position.update,
+            loss,
+            dev_wer: dev.as_ref().map(|d| d.wer),
+            dev_cer: dev.as_ref().map(|d| d.cer),
+            dev_blank_rate: dev.as_ref().map(|d| d.blank_rate),
+        })?;
+        let scores = dev.as_ref().map(|d| format!("  dev WER {:.2} CER {:.2}", d.wer, d.cer)).unwrap_or_default();
+        if dev.is_some() || last {
+            progress.line(&format!(
+                "{} epoch {} update {}: loss {loss:.3}{scores}",
+                stage.objective,
+                self.position.epoch + 1,
+                self.position.update
+            ));
+        }
+        if let Some(dev) = &dev
+            && self.position.stage + 1 == self.pipeline.stage.len()
+            && self.pipeline.checkpoint.select == Select::Best
+        {
+            let better = self.position.best.as_ref().is_none_or(|b| (dev.wer, dev.cer) <= (b.wer, b.cer));
+            if better {
+                let (epoch, update) = (self.position.epoch, self.position.update);
+                self.position.best = Some(Best { wer: dev.wer, cer: dev.cer, epoch, update });
+                self.best = Some(parameters::export(&self.model.network)?);
+            }
+        }
+        self.position.epoch += 1;
+        self.position.batch = 0;
+        self.position.epoch_loss = (0.0, 0);
+        self.checkpoint()
+    }
+
+    fn evaluate_dev(&self) -> Result<Option<Evaluation>> {
+        if self.prepared.dev.is_empty() {
+            return Ok(None);
+        }
+        let model = self.model.valid();
+        let device = self.device.clone().inner();
+        let options = EvaluateOptions { stop: self.stop.clone(), ..EvaluateOptions::default() };
+        let (mut utterances, mut seconds) = (Vec::new(), 0.0);
+        for corpus in &self.prepared.dev {
+            let one = evaluate(&model, corpus, &device, &options)?;
+            utterances.extend(one.per_utterance);
+            seconds += one.audio_seconds;
+        }
+        Ok(Some(Evaluation::from_utterances(utterances, seconds)))
+    }
+
+    fn checkpoint(&mut self) -> Result<()> {
+        self.metrics.sync()?;
+        self.position.metrics_bytes = self.metrics.bytes();
+        let (optimizer_updates, moments) = self.optimizer.export();
+        let mut state = State { position: self.position.clone(), optimizer_updates, ..State::default() };
+        state.put("model", parameters::export(&self.model.network)?);
+        state.put("optimizer", moments);
+        if let Some(bridge) = &self.bridge {
+            state.put("bridge", parameters::export(bridge)?);
+        }
+        if let Some(best) = &self.best {
+            state.put("best", best.clone());
+        }
+        state.save(&self.directory.checkpoints(), self.pipeline.checkpoint.keep)?;
+        Ok(())
+    }
+
+    fn restore(&mut self, mut state: State) -> Result<()> {
+        self.position = state.position.clone();
+        self.begin_stage();
+        self.model.network = parameters::import(self.model.network.clone(), state.take("model"))?;
+        if let Some(bridge) = self.bridge.take() {
+            self.bridge = Some(parameters::import(bridge, state.take("bridge"))?);
+        }
+        let best = state.take("best");
+        self.best = (!best.is_empty()).then_some(best);
+        let device = self.device.clone().inner();
+        self.optimizer.import(state.optimizer_updates, state.take("optimizer"), &device)?;
+        tracing::info!("going on from update {}", self.position.update);
+        Ok(())
+    }
+
+    /// Writes the student and marks the run as done.
+    fn finish(mut self) -> Result<Outcome> {
+        let selected = match (&self.position.best, self.best.take()) {
+            (Some(best), Some(weights)) => {
+                self.model.network = parameters::import(self.model.network.clone(), weights)?;
+                format!("update {} (dev WER {:.2}, CER {:.2})", best.update, best.wer, best.cer)
+            }
+            _ => format!("update {} (the last)", self.position.update),
+        };
+        let options = &mut self.model.config.provenance.options;
+        options.insert("selected".to_owned(), selected.clone());
+        let student = self.directory.student();
+        self.model.valid().save(&student)?;
+        self.metrics.write(&Event::Done {
+            update: self.position.update,
+            rejected: self.position.rejected,
+            selected,
+        })?;
+        self.metrics.sync()?;
+        let outcome = Outcome {
+            student,
+            updates: self.position.update,
+            best: self.position.best.clone(),
+            already_done: false,
+        };
+        self.directory.mark_done(&outcome)?;
+        Ok(outcome)
+    }
+
+    fn settings<'s>(&'s self, stage: &'s Stage) -> &'s super::pipeline::Optimizer {
+        stage.optimizer.as_ref().unwrap_or(&self.pipeline.optimizer)
+    }
+
+    fn plan(&self, stage: usize, epoch: u64) -> Vec<Vec<usize>> {
+        let prepared = &self.prepared.stages[stage];
+        let frames: Vec<u32> = prepared.examples.iter().map(|&e| self.prepared.examples[e].frames).collect();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be above 0")]
+        let budget = (self.pipeline.data.batch_seconds * FRAME_RATE) as u64;
+        batches::plan(&frames, budget, self.pipeline.seed, stage as u64, epoch)
+    }
+
+    /// Updates of a stage: its own limit, or those of its epochs.
+    fn updates_of(&self, stage: &Stage, number: usize) -> u64 {
+        if let Some(updates) = stage.max_updates {
+            return updates;
+        }
+        let accumulate = self.settings(stage).accumulate;
+        let epochs = 0..stage.epochs.unwrap_or(0);
+        epochs.map(|epoch| self.plan(number, epoch).len().div_ceil(accumulate) as u64).sum()
+    }
+}

@@ -1,0 +1,268 @@
+//! Assembles batches on other threads, in the order of the plan.
+//!
+//! Worker w makes batches w, w + W, w + 2 W ... into a bounded channel of its own and the trainer
+//! takes from the channels in turn: the order is the plan's whatever the threads do, and at most
+//! [`AHEAD`] batches a worker wait in memory.
+
+use std::thread::Scope;
+
+use crossbeam::channel::{Receiver, bounded};
+
+use super::pipeline::{Data, Objective, Stage};
+use super::prepare::{Prepared, PreparedStage};
+use crate::error::{Error, Result};
+use crate::random::Random;
+
+/// Batches that a worker may be ahead of the trainer.
+const AHEAD: usize = 2;
+
+/// Batches are padded to a multiple of this many feature frames, as in OpenSeq2Seq and NeMo.
+const PAD_TO: usize = 16;
+
+/// One batch on the host. `B` utterances, `T` padded feature frames, `U` padded output frames.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Names, for messages.
+    pub utterances: Vec<String>,
+    /// [B, bins, T], zero on padding.
+    pub features: Vec<f32>,
+    /// Valid feature frames.
+    pub frames: Vec<usize>,
+    /// `T`
+    pub padded_frames: usize,
+    /// Valid output frames on which teacher and student agree.
+    pub target_frames: Vec<usize>,
+    /// `U`
+    pub padded_targets: usize,
+    /// Transcripts as logit indices; empty for objectives that do not read them.
+    pub text: Vec<Vec<u32>>,
+    /// rkd: [B, teacher width, U]
+    pub hidden: Vec<f32>,
+    /// rkd: [B, U], the frame weight (or 1) on valid frames, 0 on padding.
+    pub weight: Vec<f32>,
+    /// ctc+skd: [B, U, labels], the teacher's softmax.
+    pub posterior: Vec<f32>,
+    /// Utterances left out because their bytes are damaged.
+    pub corrupt: Vec<String>,
+}
+
+/// What a worker needs to assemble the batches of one epoch.
+#[derive(Debug, Clone, Copy)]
+pub struct Assembler<'a> {
+    /// Corpora and caches.
+    pub prepared: &'a Prepared,
+    /// The stage's caches and examples.
+    pub stage: &'a PreparedStage,
+    /// The stage's settings.
+    pub settings: &'a Stage,
+    /// The data settings.
+    pub data: &'a Data,
+    /// The run's seed.
+    pub seed: u64,
+    /// Number of the stage.
+    pub stage_number: u64,
+    /// Number of the epoch within the stage.
+    pub epoch: u64,
+}
+
+impl Assembler<'_> {
+    /// Reads, augments and pads the examples at `positions` of the stage's list.
+    ///
+    /// # Errors
+    /// When a payload is damaged and `skip_corrupt` is off.
+    pub fn assemble(&self, positions: &[usize]) -> Result<Batch> {
+        let mut batch = Batch::default();
+        let mut rows = Vec::with_capacity(positions.len());
+        let mut features = Vec::with_capacity(positions.len());
+        for &position in positions {
+            match self.read(position) {
+                Ok((row, values)) => {
+                    rows.push(row);
+                    features.push(values);
+                }
+                Err(Error::Corrupt { path, utterance, column, detail }) if self.data.skip_corrupt => {
+                    tracing::warn!(
+                        "left out utterance {utterance}: {}, column {column}: {detail}",
+                        path.display()
+                    );
+                    batch.corrupt.push(utterance);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let longest = rows.iter().map(|r| r.frames).max().unwrap_or(0);
+        batch.padded_frames = longest.next_multiple_of(PAD_TO);
+        batch.padded_targets = self.prepared.output_frames(batch.padded_frames);
+        let bins = self.prepared.bins;
+        batch.features = vec![0.0; rows.len() * bins * batch.padded_frames];
+        let padded = batch.padded_frames;
+        for (b, values) in features.iter().enumerate() {
+            transpose(values, bins, &mut batch.features[b * bins * padded..(b + 1) * bins * padded], padded);
+        }
+        self.targets(&rows, &mut batch);
+        for row in rows {
+            batch.utterances.push(row.utterance);
+            batch.frames.push(row.frames);
+            batch.target_frames.push(row.target_frames);
+            batch.text.push(row.text);
+        }
+        Ok(batch)
+    }
+
+    fn read(&self, position: usize) -> Result<(Row, Vec<f32>)> {
+        let example = &self.prepared.examples[self.stage.examples[position]];
+        let corpus = &self.prepared.train[example.corpus];
+        let utterance = &corpus.utterances()[example.utterance];
+        let mut features = Vec::new();
+        corpus.features(example.utterance, &mut features)?;
+        let frames = utterance.frames as usize;
+        if let Some(masks) = &self.data.spec_augment {
+            let name = blake3::hash(utterance.id.as_bytes());
+            let name = name.as_bytes().first_chunk::<8>().copied().unwrap_or_default();
+            let place = [self.stage_number, self.epoch, u64::from_le_bytes(name)];
+            let mut random = Random::new(self.seed, "spec_augment", &place);
+            masks.mask(&mut features, frames, self.prepared.bins, &mut random);
+        }
+        let mut row = Row {
+            utterance: utterance.id.clone(),
+            frames,
+            target_frames: self.prepared.output_frames(frames),
+            ..Row::default()
+        };
+        if self.settings.objective.needs_text() {
+            row.text.clone_from(&example.text);
+        }
+        if let (Some(teacher), Some(place)) = (&self.stage.teacher, self.stage.places.get(position)) {
+            row.target_frames = place.frames;
+            if self.settings.objective == Objective::Rkd {
+                teacher.hidden(*place, &mut row.hidden)?;
+                if self.settings.frame_weighting() {
+                    teacher.frame_weight(*place, &mut row.weight)?;
+                } else {
+                    row.weight = vec![1.0; place.frames];
+                }
+            } else {
+                teacher.posterior(*place, self.settings.temperature(), &mut row.posterior)?;
+            }
+        }
+        Ok((row, features))
+    }
+
+    fn targets(&self, rows: &[Row], batch: &mut Batch) {
+        let padded = batch.padded_targets;
+        let Some(teacher) = &self.stage.teacher else { return };
+        if self.settings.objective == Objective::Rkd {
+            let width = teacher.hidden_width();
+            batch.hidden = vec![0.0; rows.len() * width * padded];
+            batch.weight = vec![0.0; rows.len() * padded];
+            for (b, row) in rows.iter().enumerate() {
+                let used = &row.hidden[..row.target_frames * width];
+                transpose(used, width, &mut batch.hidden[b * width * padded..(b + 1) * width * padded], padded);
+                batch.weight[b * padded..][..row.target_frames].copy_from_slice(&row.weight[..row.target_frames]);
+            }
+        } else {
+            let labels = self.prepared.labels;
+            batch.posterior = vec![0.0; rows.len() * padded * labels];
+            for (b, row) in rows.iter().enumerate() {
+                let used = &row.posterior[..row.target_frames * labels];
+                batch.posterior[b * padded * labels..][..used.len()].copy_from_slice(used);
+            }
+        }
+    }
+}
+
+/// One utterance of a batch before padding.
+#[derive(Debug, Default)]
+struct Row {
+    utterance: String,
+    frames: usize,
+    target_frames: usize,
+    text: Vec<u32>,
+    hidden: Vec<f32>,
+    weight: Vec<f32>,
+    posterior: Vec<f32>,
+}
+
+/// [frames, channels] into the first frames of [channels, padded].
+fn transpose(values: &[f32], channels: usize, out: &mut [f32], padded: usize) {
+    // Blocks of 16 frames keep both sides in the cache.
+    for (block, rows) in values.chunks(16 * channels).enumerate() {
+        for (channel, out) in out.chunks_exact_mut(padded).enumerate() {
+            let source = rows.iter().skip(channel).step_by(channels);
+            out[block * 16..].iter_mut().zip(source).for_each(|(o, v)| *o = *v);
+        }
+    }
+}
+
+/// Batches in the order of the plan.
+#[derive(Debug)]
+pub struct Stream {
+    channels: Vec<Receiver<Result<Batch>>>,
+    next: usize,
+    left: usize,
+}
+
+impl Stream {
+    /// Starts `workers` threads on `plan`; they end when the stream is dropped.
+    pub fn start<'scope>(
+        scope: &'scope Scope<'scope, '_>,
+        assembler: Assembler<'scope>,
+        plan: Vec<Vec<usize>>,
+        workers: usize,
+    ) -> Self {
+        let left = plan.len();
+        let workers = workers.clamp(1, left.max(1));
+        let mut shares: Vec<Vec<Vec<usize>>> = vec![Vec::new(); workers];
+        for (number, positions) in plan.into_iter().enumerate() {
+            shares[number % workers].push(positions);
+        }
+        let channels = shares.into_iter().map(|share| {
+            let (sender, receiver) = bounded(AHEAD);
+            scope.spawn(move || {
+                for positions in share {
+                    let batch = assembler.assemble(&positions);
+                    let failed = batch.is_err();
+                    if sender.send(batch).is_err() || failed {
+                        return;
+                    }
+                }
+            });
+            receiver
+        });
+        Self { channels: channels.collect(), next: 0, left }
+    }
+}
+
+impl Iterator for Stream {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Result<Batch>> {
+        if self.left == 0 {
+            return None;
+        }
+        self.left -= 1;
+        let channel = self.next % self.channels.len();
+        self.next += 1;
+        let gone = || Err(Error::invalid("a thread that reads batches ended early"));
+        Some(self.channels[channel].recv().unwrap_or_else(|_| gone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transposing_pads_with_what_was_there() {
+        let (frames, channels, padded) = (37, 5, 48);
+        let values: Vec<f32> = (0..frames * channels).map(|i| i as f32).collect();
+        let mut out = vec![-1.0; channels * padded];
+        transpose(&values, channels, &mut out, padded);
+        for t in 0..padded {
+            for c in 0..channels {
+                let expected = if t < frames { values[t * channels + c] } else { -1.0 };
+                assert_eq!(out[c * padded + t], expected);
+            }
+        }
+    }
+}

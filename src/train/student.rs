@@ -1,0 +1,43 @@
+//! Builds the student that a pipeline names: a preset, a model directory or a model.toml.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+
+use super::pipeline::{Pipeline, Student};
+use crate::error::{Error, Result};
+use crate::models::{Model, ModelConfig, presets};
+
+/// The student with its initial weights.
+///
+/// # Errors
+/// When the name is neither a preset nor a path, or width is asked of trained weights.
+pub fn build(pipeline: &Pipeline, device: &Device) -> Result<Model> {
+    let student = &pipeline.student;
+    let path = Path::new(&student.preset);
+    if path.is_dir() {
+        if (student.width - 1.0).abs() > f64::EPSILON {
+            return Err(Error::invalid(format!(
+                "student.width: {} holds trained weights, whose width is fixed; remove `width`",
+                student.preset
+            )));
+        }
+        let mut model = Model::load(path, device)?;
+        settle(&mut model.config, student);
+        return Ok(model);
+    }
+    let mut config = if path.is_file() { ModelConfig::read(path)? } else { presets::find(&student.preset)? };
+    if (student.width - 1.0).abs() > f64::EPSILON {
+        config = config.with_width(student.width)?;
+    }
+    settle(&mut config, student);
+    Model::new(config, pipeline.seed, device)
+}
+
+fn settle(config: &mut ModelConfig, student: &Student) {
+    let norm = config.norm_mut();
+    norm.statistics = student.batch_norm;
+    if let Some(momentum) = student.batch_norm_momentum {
+        norm.momentum = momentum;
+    }
+}

@@ -1,0 +1,177 @@
+//! The caches of ONE teacher as a single table by utterance, joined with the student's corpora.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use crate::cache::Cache;
+use crate::corpus::Utterance;
+use crate::error::{Error, Result};
+use crate::labels::Labels;
+
+/// Most frames by which a teacher's and a student's output may differ in length.
+pub const FRAME_SLACK: usize = 1;
+
+/// Where an utterance's targets lie, and how many of its frames both sides have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Index of the cache.
+    pub cache: usize,
+    /// Index of the entry in that cache.
+    pub entry: usize,
+    /// Frames common to teacher and student.
+    pub frames: usize,
+}
+
+/// The union of one teacher's caches.
+#[derive(Debug)]
+pub struct TeacherSet {
+    caches: Vec<Cache>,
+    places: HashMap<String, (usize, usize)>,
+    /// For every logit of the student, the teacher's index; `None` when the orders agree.
+    permutation: Option<Vec<usize>>,
+}
+
+impl TeacherSet {
+    /// Opens sealed caches and checks that they fit together and use the student's labels.
+    ///
+    /// # Errors
+    /// Two teachers, an utterance in two caches, other labels; each by name.
+    pub fn open(directories: &[PathBuf], labels: &Labels) -> Result<Self> {
+        let caches = directories.iter().map(|d| Cache::open(d)).collect::<Result<Vec<_>>>()?;
+        let first = caches.first().ok_or_else(|| Error::invalid("expected at least one cache, found none"))?;
+        let mut places = HashMap::new();
+        for (number, cache) in caches.iter().enumerate() {
+            let (ours, theirs) = (&first.identity().teacher, &cache.identity().teacher);
+            if ours != theirs {
+                return Err(Error::mismatch(
+                    format!("teacher of {}", cache.dir().display()),
+                    format!("{ours}, as in {}", first.dir().display()),
+                    theirs.to_string(),
+                    "a stage takes caches of ONE teacher over several corpora; give each teacher its own stage",
+                ));
+            }
+            for (entry, row) in cache.entries().iter().enumerate() {
+                if let Some((other, _)) = places.insert(row.utterance.clone(), (number, entry)) {
+                    return Err(Error::invalid(format!(
+                        "utterance {} lies in both {} and {}; the caches of a stage must not overlap",
+                        row.utterance,
+                        caches[other].dir().display(),
+                        cache.dir().display()
+                    )));
+                }
+            }
+        }
+        let what = format!("cache {}", first.dir().display());
+        let map = labels.permutation_from(&first.identity().labels, &what)?;
+        let identity = map.iter().enumerate().all(|(i, &j)| i == j);
+        Ok(Self { places, permutation: (!identity).then_some(map), caches })
+    }
+
+    /// Width of the teacher's hidden states.
+    pub fn hidden_width(&self) -> usize {
+        self.caches.first().map_or(0, |c| c.identity().hidden_width)
+    }
+
+    /// Teacher's name and hash, for the log.
+    pub fn teacher(&self) -> String {
+        self.caches.first().map(|c| c.identity().teacher.to_string()).unwrap_or_default()
+    }
+
+    /// Finds the targets of an utterance of the student's corpus; `None` when no cache has it.
+    ///
+    /// # Errors
+    /// When the cache heard other audio under this name, or its frames differ from the student's
+    /// by more than [`FRAME_SLACK`].
+    pub fn join(&self, utterance: &Utterance, corpus: &Path, student_frames: usize) -> Result<Option<Place>> {
+        let Some(&(cache, entry)) = self.places.get(&utterance.id) else { return Ok(None) };
+        let row = &self.caches[cache].entries()[entry];
+        let directory = self.caches[cache].dir().display().to_string();
+        if (row.samples, row.audio_hash) != (utterance.samples, utterance.audio_hash) {
+            return Err(Error::mismatch(
+                format!("audio of utterance {} in cache {directory}", utterance.id),
+                format!("{} samples as in {}", utterance.samples, corpus.display()),
+                format!("{} samples of other audio", row.samples),
+                "the cache was made from another version of the corpus; make it again",
+            ));
+        }
+        let teacher_frames = row.frames as usize;
+        if teacher_frames.abs_diff(student_frames) > FRAME_SLACK {
+            return Err(Error::mismatch(
+                format!("output frames of utterance {}", utterance.id),
+                format!("{student_frames} (the student's)"),
+                format!("{teacher_frames} in {directory}, stride {}", self.caches[cache].identity().stride),
+                "teacher and student must have the same stride",
+            ));
+        }
+        Ok(Some(Place { cache, entry, frames: teacher_frames.min(student_frames) }))
+    }
+
+    /// Hidden states of an utterance, [frames, width].
+    ///
+    /// # Errors
+    /// When the shard is damaged.
+    pub fn hidden(&self, place: Place, out: &mut Vec<f32>) -> Result<()> {
+        self.caches[place.cache].hidden(place.entry, out)
+    }
+
+    /// Frame weights of an utterance, [frames].
+    ///
+    /// # Errors
+    /// When the shard is damaged.
+    pub fn frame_weight(&self, place: Place, out: &mut Vec<f32>) -> Result<()> {
+        self.caches[place.cache].frame_weight(place.entry, out)
+    }
+
+    /// Softmax at `temperature` in the student's label order, [frames, labels]:
+    /// p_tau is proportional to p_1^(1 / tau).
+    ///
+    /// # Errors
+    /// When the shard is damaged.
+    pub fn posterior(&self, place: Place, temperature: f64, out: &mut Vec<f32>) -> Result<()> {
+        let cache = &self.caches[place.cache];
+        cache.log_posterior(place.entry, out)?;
+        let labels = cache.identity().labels.count();
+        let mut ordered = vec![0f32; labels];
+        for row in out.chunks_exact_mut(labels) {
+            if let Some(map) = &self.permutation {
+                ordered.iter_mut().zip(map).for_each(|(o, &from)| *o = row[from]);
+                row.copy_from_slice(&ordered);
+            }
+            soften(row, temperature);
+        }
+        Ok(())
+    }
+}
+
+/// Log-probabilities at temperature 1 to probabilities at `temperature`.
+fn soften(row: &mut [f32], temperature: f64) {
+    let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0f64;
+    for value in row.iter_mut() {
+        let weight = (f64::from(*value - top) / temperature).exp();
+        sum += weight;
+        *value = weight as f32;
+    }
+    for value in row.iter_mut() {
+        *value = (f64::from(*value) / sum) as f32;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn softening_log_probabilities_equals_softmax_of_scaled_logits() {
+        let logits = [3.0f64, -1.0, 0.5, -7.0];
+        for temperature in [0.5, 1.0, 2.0, 10.0] {
+            let norm = |tau: f64| logits.iter().map(|z| (z / tau).exp()).sum::<f64>();
+            let mut row: Vec<f32> = logits.iter().map(|z| (z - norm(1.0).ln()) as f32).collect();
+            soften(&mut row, temperature);
+            for (ours, z) in row.iter().zip(logits) {
+                let expected = (z / temperature).exp() / norm(temperature);
+                assert!((f64::from(*ours) - expected).abs() < 1e-6, "{temperature}: {ours} {expected}");
+            }
+        }
+    }
+}
