@@ -3,6 +3,7 @@
 //! Results go to stdout (through [`print`]), everything else to stderr. Exit codes: 0 done,
 //! 1 failed, 2 wrong usage.
 
+mod import;
 mod log;
 mod prep;
 mod report;
@@ -42,6 +43,8 @@ impl Arguments {
 enum Command {
     /// Turn a tree of audio and transcripts into a corpus of log-mel features
     Prep(prep::Args),
+    /// Read a foreign checkpoint into a model directory
+    Import(import::Args),
     /// Put runs side by side: a table and plots
     Report(report::Args),
 }
@@ -63,6 +66,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let context = Context { verbosity: arguments.verbosity(), stop: Stop::on_signals()? };
     match arguments.command {
         Command::Prep(args) => prep::run(args, &context),
+        Command::Import(args) => import::run(args, &context),
         Command::Report(args) => report::run(args, &context),
     }
 }
