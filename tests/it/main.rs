@@ -1,6 +1,7 @@
 //! Everything through the binary: one test program, one file per part.
 
 mod corpus;
+mod flac;
 mod harness;
 mod import;
 mod score;
