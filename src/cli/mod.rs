@@ -3,10 +3,12 @@
 //! Results go to stdout (through [`print`]), everything else to stderr. Exit codes: 0 done,
 //! 1 failed, 2 wrong usage.
 
+mod eval;
 mod import;
 mod log;
 mod prep;
 mod report;
+mod transcribe;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -45,6 +47,10 @@ enum Command {
     Prep(prep::Args),
     /// Read a foreign checkpoint into a model directory
     Import(import::Args),
+    /// Score a model on a corpus: word and character error rates
+    Eval(eval::Args),
+    /// Turn audio files into text
+    Transcribe(transcribe::Args),
     /// Put runs side by side: a table and plots
     Report(report::Args),
 }
@@ -67,6 +73,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Prep(args) => prep::run(args, &context),
         Command::Import(args) => import::run(args, &context),
+        Command::Eval(args) => eval::run(args, &context),
+        Command::Transcribe(args) => transcribe::run(args, &context),
         Command::Report(args) => report::run(args, &context),
     }
 }

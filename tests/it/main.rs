@@ -4,4 +4,5 @@ mod corpus;
 mod flac;
 mod harness;
 mod import;
+mod report;
 mod score;
