@@ -183,7 +183,7 @@ fn killed_five_times_at_random_it_ends_with_the_same_bytes() {
     let out = work.path("killed");
     let mut random = Random::new(std::process::id().into(), "kills", &[]);
     for (round, signal) in ["-KILL", "-KILL", "-TERM", "-KILL", "-KILL"].into_iter().enumerate() {
-        let mut child = work.cache("killed").stderr(Stdio::piped()).spawn().unwrap();
+        let child = work.cache("killed").stderr(Stdio::piped()).spawn().unwrap();
         // Not before the next two shards, so that rounds get on; then anywhere in the shard after them.
         let (started, enough) = (Instant::now(), 2 * round);
         while shards(&out) < enough {

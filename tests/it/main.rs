@@ -6,4 +6,5 @@ mod flac;
 mod golden_cache;
 mod harness;
 mod import;
+mod report;
 mod score;
