@@ -168,6 +168,16 @@ impl Frontend {
     }
 }
 
+/// The mel filters of both frontends, [64, 257] row-major: what NeMo keeps as `featurizer.fb`.
+pub fn mel_filters() -> Vec<f64> {
+    LogMel::shared().filter_table()
+}
+
+/// The window of both frontends, 320 samples: what NeMo keeps as `featurizer.window`.
+pub fn window() -> Vec<f64> {
+    LogMel::shared().window().to_vec()
+}
+
 /// OpenSeq2Seq's `normalize_signal` and dither of 1e-5.
 fn peak_normalised(audio: &[f32]) -> Vec<f64> {
     let peak = audio.iter().fold(0f64, |peak, &s| peak.max(f64::from(s).abs()));

@@ -38,6 +38,20 @@ impl LogMel {
         })
     }
 
+    /// The window's samples.
+    pub fn window(&self) -> &[f64] {
+        &self.window
+    }
+
+    /// The filters as a table, [BINS, FFT / 2 + 1] row-major.
+    pub fn filter_table(&self) -> Vec<f64> {
+        let mut table = vec![0.0; BINS * (FFT / 2 + 1)];
+        for (row, filter) in table.chunks_exact_mut(FFT / 2 + 1).zip(&self.filters) {
+            row[filter.first..filter.first + filter.weights.len()].copy_from_slice(&filter.weights);
+        }
+        table
+    }
+
     /// `[frames, BINS]` of ln(mel power + floor). `frames` is at most 1 + samples / HOP.
     pub fn run(&self, mut samples: Vec<f64>, frames: usize, padding: Padding, floor: f64) -> Vec<f32> {
         for i in (1..samples.len()).rev() {

@@ -2,4 +2,6 @@
 
 mod corpus;
 mod harness;
+mod import;
 mod score;
+mod train;

@@ -1,0 +1,60 @@
+//! `tutornet import`: a foreign checkpoint becomes a model directory.
+
+use std::path::PathBuf;
+
+use crate::cli::Context;
+use crate::error::Error;
+use crate::features::{FrameRule, NemoRule, Padding};
+use crate::models::{MODEL_FILE, WEIGHTS_FILE, nemo};
+
+/// Arguments of `import`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The checkpoint: a .nemo file (tar or gzip of model_config.yaml and model_weights.ckpt)
+    file: PathBuf,
+    /// The model directory to write
+    #[arg(long)]
+    out: PathBuf,
+    /// Name of the model in tables and logs [default: the file's name]
+    #[arg(long)]
+    name: Option<String>,
+    /// How the model's version of NeMo counted the frames of N samples (the file does not say)
+    #[arg(long, value_enum, default_value_t = FrameRule::Ceil)]
+    frames: FrameRule,
+    /// What its centred transform saw beyond the ends of the audio (the file does not say)
+    #[arg(long, value_enum, default_value_t = Padding::Reflect)]
+    padding: Padding,
+    /// Replace a model that is already there
+    #[arg(long)]
+    force: bool,
+}
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// When the file is refused, or a model is already there and `--force` is not given.
+pub fn run(args: Args, _context: &Context) -> anyhow::Result<()> {
+    let occupied = [MODEL_FILE, WEIGHTS_FILE].iter().any(|file| args.out.join(file).exists());
+    if occupied && !args.force {
+        return Err(Error::invalid(format!(
+            "{} holds a model already: choose another --out, or give --force to replace it",
+            args.out.display()
+        ))
+        .into());
+    }
+    let rule = NemoRule { frames: args.frames, padding: args.padding };
+    let imported = nemo::import(&args.file, args.name.as_deref(), rule)?;
+    for note in &imported.notes {
+        tracing::info!("{note}");
+    }
+    imported.model.save(&args.out)?;
+    tracing::info!(
+        "{}: {} trainable parameters, hidden width {}, {} labels, {}",
+        args.out.display(),
+        imported.model.trainable_parameters(),
+        imported.model.hidden_width(),
+        imported.model.config.labels.count(),
+        imported.model.config.frontend.prep_arguments(),
+    );
+    Ok(())
+}

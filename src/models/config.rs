@@ -1,0 +1,134 @@
+//! What `model.toml` says about a model.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::jasper::JasperConfig;
+use super::norm::NormConfig;
+use crate::error::{Error, Result};
+use crate::features::Frontend;
+use crate::labels::Labels;
+
+/// Everything about a model but its weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// For people: tables and logs show it.
+    pub name: String,
+    /// The features it was trained on; it meets no others.
+    pub frontend: Frontend,
+    /// The output alphabet.
+    pub labels: Labels,
+    /// Where the weights come from.
+    #[serde(default)]
+    pub provenance: Provenance,
+    /// The network.
+    pub architecture: Architecture,
+}
+
+/// The kind of network, with its settings; in TOML a table of the kind's name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Architecture {
+    /// Jasper, Jasper Mini, QuartzNet.
+    Jasper(JasperConfig),
+}
+
+/// Where a model's weights come from. No part of a model's identity.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// `preset NAME`, `import of FILE`, `training run NAME` ...
+    pub origin: String,
+    /// BLAKE3 of the imported file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_blake3: Option<String>,
+    /// What the source cannot say and was therefore chosen, and anything else worth keeping.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, String>,
+}
+
+impl ModelConfig {
+    /// # Errors
+    /// Names the key whose value cannot work.
+    pub fn validate(&self) -> Result<()> {
+        let Labels { symbols, blank } = &self.labels;
+        if *blank > symbols.len() {
+            return Err(Error::invalid(format!(
+                "labels.blank: expected 0 ..= {} (one logit per symbol and one for the blank), found {blank}",
+                symbols.len()
+            )));
+        }
+        for (index, symbol) in symbols.iter().enumerate() {
+            if symbols[..index].contains(symbol) {
+                return Err(Error::invalid(format!("labels.symbols: {symbol:?} occurs twice")));
+            }
+        }
+        match &self.architecture {
+            Architecture::Jasper(jasper) => jasper.shapes().map(|_| ()),
+        }
+    }
+
+    /// Feature bins of the input.
+    pub fn feature_bins(&self) -> usize {
+        match &self.architecture {
+            Architecture::Jasper(jasper) => jasper.features,
+        }
+    }
+
+    /// Feature frames per output frame.
+    pub fn stride(&self) -> usize {
+        match &self.architecture {
+            Architecture::Jasper(jasper) => jasper.stride(),
+        }
+    }
+
+    /// Width of the hidden states.
+    pub fn hidden_width(&self) -> usize {
+        match &self.architecture {
+            Architecture::Jasper(jasper) => jasper.hidden_width(),
+        }
+    }
+
+    /// Output frames of `frames` feature frames.
+    pub fn output_frames(&self, frames: usize) -> usize {
+        match &self.architecture {
+            Architecture::Jasper(jasper) => jasper.output_frames(frames),
+        }
+    }
+
+    /// Settings of batch norm: the momentum and which frames enter its statistics.
+    pub fn norm(&self) -> &NormConfig {
+        match &self.architecture {
+            Architecture::Jasper(jasper) => &jasper.norm,
+        }
+    }
+
+    /// The settings of batch norm, to be changed.
+    pub fn norm_mut(&mut self) -> &mut NormConfig {
+        match &mut self.architecture {
+            Architecture::Jasper(jasper) => &mut jasper.norm,
+        }
+    }
+
+    /// Share of a batch in the running statistics of batch norm.
+    pub fn momentum(&self) -> f64 {
+        self.norm().momentum
+    }
+
+    /// The same model with every layer's channels multiplied by `width`, rounded to a multiple of 8.
+    ///
+    /// # Errors
+    /// When `width` is not a positive finite number.
+    pub fn with_width(&self, width: f64) -> Result<Self> {
+        let mut scaled = self.clone();
+        if (width - 1.0).abs() > f64::EPSILON {
+            scaled.name = format!("{}-x{width}", self.name);
+        }
+        scaled.architecture = match &self.architecture {
+            Architecture::Jasper(jasper) => Architecture::Jasper(jasper.with_width(width)?),
+        };
+        Ok(scaled)
+    }
+}

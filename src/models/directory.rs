@@ -1,0 +1,226 @@
+//! A model on disk: `model.toml` and `weights.safetensors`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+
+use super::Model;
+use super::config::{Architecture, ModelConfig, Provenance};
+use super::parameters::{self, HostTensor};
+use crate::error::{Error, Result};
+use crate::features::Frontend;
+use crate::files;
+use crate::labels::Labels;
+
+/// The text file of a model directory.
+pub const MODEL_FILE: &str = "model.toml";
+/// The weights of a model directory.
+pub const WEIGHTS_FILE: &str = "weights.safetensors";
+/// Version of the format of `model.toml`.
+const VERSION: u32 = 1;
+
+/// `model.toml`: [`ModelConfig`] with what only the file has. Written out, because serde cannot
+/// refuse unknown keys around a flattened struct.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModelFile {
+    version: u32,
+    name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weights_blake3: Option<String>,
+    frontend: Frontend,
+    labels: Labels,
+    #[serde(default)]
+    provenance: Provenance,
+    architecture: Architecture,
+}
+
+impl ModelFile {
+    fn new(config: ModelConfig, weights_blake3: Option<String>) -> Self {
+        let ModelConfig { name, frontend, labels, provenance, architecture } = config;
+        Self { version: VERSION, name, weights_blake3, frontend, labels, provenance, architecture }
+    }
+
+    fn read(path: &Path) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: Option<u32>,
+        }
+        let text = files::read_text(path)?;
+        let wrong = |e: toml::de::Error| Error::format(path, format!("not a usable model description: {e}"));
+        // The version first: another one explains unknown keys.
+        match toml::from_str::<Version>(&text).map_err(wrong)?.version {
+            Some(VERSION) => {}
+            found => {
+                return Err(Error::format(
+                    path,
+                    format!(
+                        "version: expected {VERSION}, found {}; it was written by another version of tutornet",
+                        found.map_or("none".to_owned(), |v| v.to_string())
+                    ),
+                ));
+            }
+        }
+        let file: Self = toml::from_str(&text).map_err(wrong)?;
+        file.config().validate().map_err(|e| Error::format(path, e.to_string()))?;
+        Ok(file)
+    }
+
+    fn config(&self) -> ModelConfig {
+        ModelConfig {
+            name: self.name.clone(),
+            frontend: self.frontend,
+            labels: self.labels.clone(),
+            provenance: self.provenance.clone(),
+            architecture: self.architecture.clone(),
+        }
+    }
+
+    fn text(&self, path: &Path) -> Result<String> {
+        toml::to_string(self).map_err(|e| Error::format(path, format!("cannot be written as TOML: {e}")))
+    }
+}
+
+/// `model.toml` of a directory, or the file itself.
+fn model_file(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join(MODEL_FILE) } else { path.to_path_buf() }
+}
+
+impl ModelConfig {
+    /// Reads a model directory's `model.toml`, or one that stands alone (a student to be trained).
+    ///
+    /// # Errors
+    /// With the file and the key that cannot be used.
+    pub fn read(path: &Path) -> Result<Self> {
+        ModelFile::read(&model_file(path)).map(|file| file.config())
+    }
+}
+
+impl Model {
+    /// Reads a model directory; the weights are checked against their BLAKE3 in `model.toml`.
+    ///
+    /// # Errors
+    /// When a file is missing or was changed, or tensors do not fit the architecture.
+    pub fn load(dir: &Path, device: &Device) -> Result<Self> {
+        let text = dir.join(MODEL_FILE);
+        if !text.is_file() {
+            return Err(Error::format(dir, format!("not a model directory: there is no {MODEL_FILE} in it")));
+        }
+        let file = ModelFile::read(&text)?;
+        let weights = dir.join(WEIGHTS_FILE);
+        let bytes = files::read(&weights)?;
+        checked_hash(&file, &text, &weights, &blake3::hash(&bytes).to_hex())?;
+        let config = file.config();
+        let network = Self::lazy(&config, device)?;
+        let network = parameters::import(network, decode(&weights, &bytes)?)
+            .map_err(|e| Error::format(&weights, e.to_string()))?;
+        Ok(Self { config, network })
+    }
+
+    /// Writes the model directory, creating it if need be. The same model gives the same bytes.
+    /// `model.toml` comes last: until it is there, or with weights that it does not know, the
+    /// directory does not load.
+    ///
+    /// # Errors
+    /// When the disk is full or the directory cannot be written.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        files::create_dir(dir)?;
+        let weights = dir.join(WEIGHTS_FILE);
+        let bytes = encode(&weights, &parameters::export(&self.network)?)?;
+        let hash = blake3::hash(&bytes).to_hex().to_string();
+        files::write(&weights, &bytes)?;
+        let path = dir.join(MODEL_FILE);
+        let text = ModelFile::new(self.config.clone(), Some(hash)).text(&path)?;
+        files::write(&path, text.as_bytes())
+    }
+
+    /// BLAKE3 over what the model computes: its weights, architecture, labels and frontend; its
+    /// name and provenance are left out. Caches carry it as the teacher's hash. Equal to
+    /// [`identity`] of the directory that [`Model::save`] writes.
+    ///
+    /// # Errors
+    /// When the device cannot deliver the weights.
+    pub fn identity(&self) -> Result<String> {
+        let path = Path::new(WEIGHTS_FILE);
+        let bytes = encode(path, &parameters::export(&self.network)?)?;
+        hash_of(&self.config, &blake3::hash(&bytes).to_hex())
+    }
+}
+
+/// The identity of the model in `dir` (see [`Model::identity`]); the weights are read and checked.
+///
+/// # Errors
+/// When a file is missing or was changed.
+pub fn identity(dir: &Path) -> Result<String> {
+    let text = dir.join(MODEL_FILE);
+    let file = ModelFile::read(&text)?;
+    let weights = dir.join(WEIGHTS_FILE);
+    let hash = files::blake3_file(&weights)?;
+    checked_hash(&file, &text, &weights, &hash)?;
+    hash_of(&file.config(), &hash)
+}
+
+fn hash_of(config: &ModelConfig, weights: &str) -> Result<String> {
+    let mut computing = config.clone();
+    computing.name.clear();
+    computing.provenance = Provenance::default();
+    let text = ModelFile::new(computing, Some(weights.to_owned())).text(Path::new(MODEL_FILE))?;
+    Ok(blake3::hash(text.as_bytes()).to_hex().to_string())
+}
+
+fn checked_hash(file: &ModelFile, text: &Path, weights: &Path, found: &str) -> Result<()> {
+    let expected = file.weights_blake3.as_deref().ok_or_else(|| {
+        Error::format(
+            text,
+            "weights_blake3: missing; a model with weights has it, `tutornet train` and `import` write it",
+        )
+    })?;
+    if expected == found {
+        return Ok(());
+    }
+    Err(Error::format(
+        weights,
+        format!(
+            "the weights are not those that {} was written for: expected BLAKE3 {expected}, found {found}; \
+             import or copy the model again",
+            text.display()
+        ),
+    ))
+}
+
+fn encode(path: &Path, tensors: &BTreeMap<String, HostTensor>) -> Result<Vec<u8>> {
+    let wrong = |e: safetensors::SafeTensorError| Error::format(path, format!("cannot be encoded: {e}"));
+    let bytes: Vec<Vec<u8>> =
+        tensors.values().map(|tensor| tensor.values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
+    let views = tensors
+        .iter()
+        .zip(&bytes)
+        .map(|((name, tensor), bytes)| {
+            TensorView::new(Dtype::F32, tensor.shape.clone(), bytes).map(|view| (name, view))
+        })
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(wrong)?;
+    safetensors::serialize(views, None).map_err(wrong)
+}
+
+fn decode(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, HostTensor>> {
+    let file = SafeTensors::deserialize(bytes)
+        .map_err(|e| Error::format(path, format!("not a safetensors file: {e}")))?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in file.iter() {
+        if view.dtype() != Dtype::F32 {
+            return Err(Error::format(
+                path,
+                format!("tensor {name}: expected F32, found {:?}", view.dtype()),
+            ));
+        }
+        let values =
+            view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let tensor = HostTensor { shape: view.shape().to_vec(), values, trainable: true };
+        tensors.insert(name.to_owned(), tensor);
+    }
+    Ok(tensors)
+}

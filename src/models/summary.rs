@@ -1,0 +1,132 @@
+//! What `inspect` says about a model or a preset; no weight is read or allocated.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::config::{Architecture, ModelConfig};
+use super::directory::MODEL_FILE;
+use super::jasper::{JasperConfig, LayerShape};
+use super::presets;
+use crate::error::Result;
+
+/// A model in figures.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// Name of the model.
+    pub name: String,
+    /// Kind of network.
+    pub architecture: &'static str,
+    /// Trainable parameters.
+    pub parameters: usize,
+    /// Values of running statistics, which come on top.
+    pub statistics: usize,
+    /// Width of the hidden states.
+    pub hidden_width: usize,
+    /// Feature frames per output frame.
+    pub stride: usize,
+    /// Number of labels, the blank included.
+    pub labels: usize,
+    /// The frontend, as `prep --frontend` takes it.
+    pub frontend: String,
+    /// Where the weights come from.
+    pub provenance: String,
+    /// Every convolution in order, the head last.
+    pub layers: Vec<LayerSummary>,
+}
+
+/// One convolution.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LayerSummary {
+    /// Path of its tensors.
+    pub name: String,
+    /// `separable`, `dense`, `residual` (a projection) or `head`.
+    pub kind: &'static str,
+    /// Input channels.
+    pub inputs: usize,
+    /// Output channels.
+    pub outputs: usize,
+    /// Taps.
+    pub kernel: usize,
+    /// Input frames per output frame.
+    pub stride: usize,
+    /// Frames between two taps.
+    pub dilation: usize,
+    /// Trainable parameters, batch norm included.
+    pub parameters: usize,
+}
+
+/// Describes a preset, a model directory or a `model.toml`.
+///
+/// # Errors
+/// When `what` is neither a path nor a preset, or the model's configuration cannot be used.
+pub fn describe(what: &str) -> Result<Summary> {
+    let path = Path::new(what);
+    let config = if path.is_dir() || path.file_name().is_some_and(|name| name == MODEL_FILE) {
+        ModelConfig::read(path)?
+    } else {
+        presets::find(what)?
+    };
+    Summary::of(&config)
+}
+
+impl Summary {
+    /// Describes a configuration.
+    ///
+    /// # Errors
+    /// When the configuration cannot work.
+    pub fn of(config: &ModelConfig) -> Result<Self> {
+        config.validate()?;
+        let labels = config.labels.count();
+        let (architecture, layers) = match &config.architecture {
+            Architecture::Jasper(jasper) => ("jasper", jasper_layers(jasper, labels)?),
+        };
+        let norms = layers.iter().filter(|layer| layer.kind != "head").map(|layer| 2 * layer.outputs);
+        Ok(Self {
+            name: config.name.clone(),
+            architecture,
+            parameters: layers.iter().map(|layer| layer.parameters).sum(),
+            statistics: norms.sum(),
+            hidden_width: config.hidden_width(),
+            stride: config.stride(),
+            labels,
+            frontend: config.frontend.to_string(),
+            provenance: config.provenance.origin.clone(),
+            layers,
+        })
+    }
+}
+
+fn jasper_layers(config: &JasperConfig, labels: usize) -> Result<Vec<LayerSummary>> {
+    let summary = |name: String, kind, shape: &LayerShape| LayerSummary {
+        name,
+        kind,
+        inputs: shape.inputs,
+        outputs: shape.outputs,
+        kernel: shape.kernel,
+        stride: shape.stride,
+        dilation: shape.dilation,
+        parameters: shape.parameters(),
+    };
+    let mut layers = Vec::new();
+    for (index, block) in config.shapes()?.iter().enumerate() {
+        for (i, shape) in block.layers.iter().enumerate() {
+            let kind = if shape.separable { "separable" } else { "dense" };
+            layers.push(summary(format!("blocks.{index}.layers.{i}"), kind, shape));
+        }
+        for (i, shape) in block.residuals.iter().enumerate() {
+            layers.push(summary(format!("blocks.{index}.residuals.{i}"), "residual", shape));
+        }
+    }
+    layers.push(LayerSummary {
+        name: "head".into(),
+        kind: "head",
+        inputs: config.hidden_width(),
+        outputs: labels,
+        kernel: 1,
+        stride: 1,
+        dilation: 1,
+        parameters: (config.hidden_width() + 1) * labels,
+    });
+    Ok(layers)
+}
