@@ -44,12 +44,12 @@ impl Arguments {
 enum Command {
     /// Turn a tree of audio and transcripts into a corpus of log-mel features
     Prep(prep::Args),
+    /// Read a foreign checkpoint into a model directory
+    Import(import::Args),
     /// Train a student on corpora and teachers' caches, stage by stage
     Train(train::Args),
     /// Put runs side by side: a table and plots
     Report(report::Args),
-    /// Read a foreign checkpoint into a model directory
-    Import(import::Args),
 }
 
 /// What every subcommand gets besides its arguments.
@@ -69,9 +69,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let context = Context { verbosity: arguments.verbosity(), stop: Stop::on_signals()? };
     match arguments.command {
         Command::Prep(args) => prep::run(args, &context),
+        Command::Import(args) => import::run(args, &context),
         Command::Train(args) => train::run(args, &context),
         Command::Report(args) => report::run(args, &context),
-        Command::Import(args) => import::run(args, &context),
     }
 }
 

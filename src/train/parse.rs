@@ -147,7 +147,10 @@ fn validate(pipeline: &Pipeline) -> std::result::Result<(), String> {
                 return Err(format!("{}: give either epochs or max_updates, found both", at("epochs")));
             }
             _ => {
-                return Err(format!("{}: expected epochs = N or max_updates = N, N at least 1", at("epochs")));
+                return Err(format!(
+                    "{}: expected epochs = N or max_updates = N, N at least 1",
+                    at("epochs")
+                ));
             }
         }
         if let Some(own) = &stage.optimizer {
