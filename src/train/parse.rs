@@ -46,12 +46,9 @@ fn explain(path: &Path, error: &toml::de::Error) -> Error {
     let known = ["unknown field", "unknown variant"].iter().any(|k| error.message().contains(k));
     let hint = match quoted.split_first() {
         Some((wrong, expected)) if known => {
-            let near = expected
-                .iter()
-                .max_by(|a, b| strsim::jaro_winkler(wrong, a).total_cmp(&strsim::jaro_winkler(wrong, b)));
-            near.filter(|near| strsim::jaro_winkler(wrong, near) > 0.7)
-                .map(|near| format!("did you mean `{near}`? "))
-                .unwrap_or_default()
+            let distance = |name: &&&str| strsim::damerau_levenshtein(wrong, name);
+            let near = expected.iter().min_by_key(distance).filter(|n| distance(n) <= 1 + wrong.len() / 4);
+            near.map(|near| format!("did you mean `{near}`? ")).unwrap_or_default()
         }
         _ => String::new(),
     };
