@@ -3,11 +3,13 @@
 //! Results go to stdout (through [`print`]), everything else to stderr. Exit codes: 0 done,
 //! 1 failed, 2 wrong usage.
 
+mod eval;
 mod import;
 mod log;
 mod prep;
 mod report;
 mod train;
+mod transcribe;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -48,6 +50,10 @@ enum Command {
     Import(import::Args),
     /// Train a student on corpora and teachers' caches, stage by stage
     Train(train::Args),
+    /// Score a model on a corpus: word and character error rates
+    Eval(eval::Args),
+    /// Turn audio files into text
+    Transcribe(transcribe::Args),
     /// Put runs side by side: a table and plots
     Report(report::Args),
 }
@@ -71,6 +77,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Prep(args) => prep::run(args, &context),
         Command::Import(args) => import::run(args, &context),
         Command::Train(args) => train::run(args, &context),
+        Command::Eval(args) => eval::run(args, &context),
+        Command::Transcribe(args) => transcribe::run(args, &context),
         Command::Report(args) => report::run(args, &context),
     }
 }
