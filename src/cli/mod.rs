@@ -11,6 +11,7 @@ mod kind;
 mod log;
 mod prep;
 mod report;
+mod train;
 mod transcribe;
 mod verify;
 
@@ -53,6 +54,8 @@ enum Command {
     Import(import::Args),
     /// Run a teacher once over a corpus and keep what distillation needs
     Cache(cache::Args),
+    /// Train a student on corpora and teachers' caches, stage by stage
+    Train(train::Args),
     /// Score a model on a corpus: word and character error rates
     Eval(eval::Args),
     /// Turn audio files into text
@@ -84,6 +87,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Prep(args) => prep::run(args, &context),
         Command::Import(args) => import::run(args, &context),
         Command::Cache(args) => cache::run(args, &context),
+        Command::Train(args) => train::run(args, &context),
         Command::Eval(args) => eval::run(args, &context),
         Command::Transcribe(args) => transcribe::run(args, &context),
         Command::Report(args) => report::run(args, &context),

@@ -8,3 +8,4 @@ mod harness;
 mod import;
 mod report;
 mod score;
+mod train;
