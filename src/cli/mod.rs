@@ -25,10 +25,10 @@ use crate::signal::Stop;
 #[command(name = "tutornet", version, propagate_version = true, subcommand_required = true)]
 pub struct Arguments {
     /// Say more (-v: decisions and timings, -vv: everything, libraries included)
-    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    #[arg(short, long, global = true, display_order = 900, action = ArgAction::Count, conflicts_with = "quiet")]
     verbose: u8,
     /// Say nothing but errors
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 901)]
     quiet: bool,
     #[command(subcommand)]
     command: Command,
