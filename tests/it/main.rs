@@ -3,4 +3,6 @@
 mod corpus;
 mod harness;
 mod import;
+mod nemo;
+mod parity;
 mod score;
