@@ -3,10 +3,13 @@
 //! Results go to stdout (through [`print`]), everything else to stderr. Exit codes: 0 done,
 //! 1 failed, 2 wrong usage.
 
+mod eval;
 mod import;
 mod log;
 mod prep;
 mod report;
+mod train;
+mod transcribe;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -23,10 +26,10 @@ use crate::signal::Stop;
 #[command(name = "tutornet", version, propagate_version = true, subcommand_required = true)]
 pub struct Arguments {
     /// Say more (-v: decisions and timings, -vv: everything, libraries included)
-    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet", display_order = 900)]
     verbose: u8,
     /// Say nothing but errors
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 901)]
     quiet: bool,
     #[command(subcommand)]
     command: Command,
@@ -45,6 +48,12 @@ enum Command {
     Prep(prep::Args),
     /// Read a foreign checkpoint into a model directory
     Import(import::Args),
+    /// Train a student on corpora and teachers' caches, stage by stage
+    Train(train::Args),
+    /// Score a model on a corpus: word and character error rates
+    Eval(eval::Args),
+    /// Turn audio files into text
+    Transcribe(transcribe::Args),
     /// Put runs side by side: a table and plots
     Report(report::Args),
 }
@@ -67,6 +76,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Prep(args) => prep::run(args, &context),
         Command::Import(args) => import::run(args, &context),
+        Command::Train(args) => train::run(args, &context),
+        Command::Eval(args) => eval::run(args, &context),
+        Command::Transcribe(args) => transcribe::run(args, &context),
         Command::Report(args) => report::run(args, &context),
     }
 }

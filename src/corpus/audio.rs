@@ -118,7 +118,7 @@ fn read_all(bytes: Vec<u8>, path: &Path) -> Result<(Vec<f32>, Format), Fault> {
         .probe(&hint, stream, FormatOptions::default(), MetadataOptions::default())
         .map_err(|e| match e {
             DecodeError::IoError(_) if flac => {
-                Fault::new(Reason::Truncated, "no audio follows the header: zero length or truncated")
+                Fault::new(Reason::Truncated, "no audio follows the header: zero length, or truncated")
             }
             e => Fault::new(Reason::Damaged, format!("the header cannot be read: {e}")),
         })?;
@@ -178,7 +178,8 @@ fn damaged(at: usize, error: &DecodeError) -> Fault {
 /// `promised` samples a channel according to the header. It says nothing in files written to a pipe.
 fn check_length(promised: Option<u64>, found: u64, ended_early: bool) -> Result<(), Fault> {
     let Some(expected) = promised.filter(|&expected| expected != found) else { return Ok(()) };
-    let (reason, why) = if ended_early && found < expected {
+    // Cut inside the first frame, there is no frame to tell that the end came early.
+    let (reason, why) = if found == 0 || ended_early && found < expected {
         (Reason::Truncated, "truncated")
     } else {
         (Reason::Damaged, "damaged")

@@ -33,24 +33,25 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// Refuses to mix two corpora in one directory.
-    pub fn must_equal(&self, other: &Self, dir: &Path) -> Result<()> {
+    /// Refuses to mix two corpora in one directory. Where the audio lies does not make another corpus
+    /// (a tree may be moved, a path written in another way): that is for the input itself to tell.
+    pub fn must_match(&self, begun: &Self, dir: &Path) -> Result<()> {
         let show = |s: &Self| {
             let subsets: Vec<String> = s.subsets.iter().map(|n| format!("--subset {n}")).collect();
             format!(
-                "{} {} --shard-utterances {} {}",
-                s.source,
+                "{} --shard-utterances {} {} (schema version {})",
                 subsets.join(" "),
                 s.shard_utterances,
-                s.frontend.prep_arguments()
+                s.frontend.prep_arguments(),
+                s.version
             )
         };
-        if self == other {
+        if (Self { source: begun.source.clone(), ..self.clone() }) == *begun {
             return Ok(());
         }
         Err(Error::mismatch(
             format!("{} was begun with other arguments", dir.display()),
-            show(other),
+            show(begun),
             show(self),
             "give another --out, or remove that directory first",
         ))
@@ -102,8 +103,7 @@ pub(super) fn open(dir: &Path, settings: &Settings) -> Result<()> {
     if path.is_file() {
         let text = files::read_sealed(&path)?;
         let begun: Settings = toml::from_str(&text).map_err(|e| Error::format(&path, e.to_string()))?;
-        settings.must_equal(&begun, dir)?;
-        return files::sweep(&progress);
+        settings.must_match(&begun, dir)?;
     }
     files::create_dir(&progress)?;
     files::sweep(&progress)?;
@@ -140,9 +140,11 @@ pub(super) fn input_hash(root: &Path, found: &[Found]) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// The same for one shard with the times of its files: equal stamps mean untouched files.
+/// The same for one shard with the times of its files and the version of this program: equal stamps
+/// mean untouched files that would give the same bytes again.
 pub(super) fn stamp(root: &Path, found: &[Found]) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
+    feed(&mut hasher, env!("CARGO_PKG_VERSION").as_bytes());
     hasher.update(input_hash(root, found)?.as_bytes());
     for utterance in found {
         let path = root.join(&utterance.file);

@@ -107,18 +107,26 @@ fn complete(options: &Options, settings: &Settings) -> Result<Outcome> {
         shard_utterances: manifest.shard_utterances,
         frontend: manifest.frontend,
     };
-    settings.must_equal(&made, dir)?;
+    settings.must_match(&made, dir)?;
     if options.root.is_dir() {
         let listing = librispeech::list(&options.root, &settings.subsets, &Labels::english())?;
         if plan::input_hash(&options.root, &listing.found)? != manifest.input {
             return Err(Error::invalid(format!(
-                "{} is complete, but {} has changed since: it now holds {} utterances with a transcript; \
+                "{} is complete, made from {}; {} now holds other utterances ({} with a transcript): \
                  give another --out, or remove that directory to prepare it again",
                 dir.display(),
+                manifest.source,
                 options.root.display(),
                 listing.found.len()
             )));
         }
+    } else if settings.source != manifest.source {
+        return Err(Error::mismatch(
+            format!("{} is complete, and its source", dir.display()),
+            &manifest.source,
+            format!("{}, which is not there", settings.source),
+            "give another --out or the right directory",
+        ));
     }
     let skipped = read_skipped(dir)?;
     if options.strict && !skipped.is_empty() {

@@ -5,6 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
+
+use crossbeam::channel::RecvTimeoutError;
 
 use super::librispeech::{Found, skipped};
 use super::manifest::ShardEntry;
@@ -21,6 +24,8 @@ use crate::signal::Stop;
 
 /// Utterances in flight per worker.
 const WINDOW: usize = 4;
+/// How long a request to stop may go unnoticed while files are slow.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// A shard to be made.
 pub(super) struct Shard<'a> {
@@ -84,8 +89,11 @@ pub(super) fn run(
                     if let Some(row) = early.remove(&next) {
                         break row;
                     }
-                    let (sequence, row) = results.recv().map_err(|_| lost())?;
-                    early.insert(sequence, row);
+                    match results.recv_timeout(PATIENCE) {
+                        Ok((sequence, row)) => drop(early.insert(sequence, row)),
+                        Err(RecvTimeoutError::Timeout) => {}
+                        Err(RecvTimeoutError::Disconnected) => return Err(lost()),
+                    }
                     if stop.requested() {
                         return Err(Error::Interrupted(format!(
                             "complete shards are kept in {}; the same command goes on",
