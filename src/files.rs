@@ -47,8 +47,12 @@ impl Pending {
     /// Opens a temporary file beside `target`.
     ///
     /// # Errors
-    /// When the directory does not take a new file.
+    /// When the directory does not take a new file, or `target` is something other than a file:
+    /// the rename would replace a device such as `/dev/null` by a file.
     pub fn create(target: &Path) -> Result<Self> {
+        if std::fs::metadata(target).is_ok_and(|m| !m.is_file()) {
+            return Err(Error::format(target, "expected a file or a free name, found a directory or device"));
+        }
         let directory = parent(target);
         let temporary = tempfile::Builder::new()
             .prefix(TEMPORARY)
@@ -158,7 +162,15 @@ pub fn blake3_file(path: &Path) -> Result<String> {
 /// An exclusive lock on a directory, held until dropped (or until the process dies).
 #[derive(Debug)]
 pub struct DirectoryLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for DirectoryLock {
+    /// Leaves an empty file: two directories with the same contents then have the same bytes.
+    fn drop(&mut self) {
+        // The holder's number is of no use any more, and nothing depends on its going.
+        let _ = self.file.set_len(0);
+    }
 }
 
 impl DirectoryLock {
@@ -190,13 +202,25 @@ impl DirectoryLock {
         file.set_len(0)
             .and_then(|()| write!(file, "process {}", std::process::id()))
             .map_err(|e| Error::io("write", &path, e))?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn devices_and_directories_are_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = dir.path().join("device");
+        std::os::unix::fs::symlink("/dev/zero", &device).unwrap();
+        for target in [device.as_path(), dir.path()] {
+            let message = write(target, b"text").unwrap_err().to_string();
+            assert!(message.contains("found a directory or device"), "{message}");
+        }
+        assert!(device.is_symlink());
+    }
 
     #[test]
     fn a_seal_holds_and_breaks() {

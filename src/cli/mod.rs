@@ -3,13 +3,17 @@
 //! Results go to stdout (through [`print`]), everything else to stderr. Exit codes: 0 done,
 //! 1 failed, 2 wrong usage.
 
+mod cache;
 mod eval;
 mod import;
+mod inspect;
+mod kind;
 mod log;
 mod prep;
 mod report;
 mod train;
 mod transcribe;
+mod verify;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -48,6 +52,8 @@ enum Command {
     Prep(prep::Args),
     /// Read a foreign checkpoint into a model directory
     Import(import::Args),
+    /// Run a teacher once over a corpus and keep what distillation needs
+    Cache(cache::Args),
     /// Train a student on corpora and teachers' caches, stage by stage
     Train(train::Args),
     /// Score a model on a corpus: word and character error rates
@@ -56,6 +62,10 @@ enum Command {
     Transcribe(transcribe::Args),
     /// Put runs side by side: a table and plots
     Report(report::Args),
+    /// Check that every byte of a corpus, model, cache or run is as it was written
+    Verify(verify::Args),
+    /// Say what a corpus, model, cache, run or preset is
+    Inspect(inspect::Args),
 }
 
 /// What every subcommand gets besides its arguments.
@@ -76,10 +86,13 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Prep(args) => prep::run(args, &context),
         Command::Import(args) => import::run(args, &context),
+        Command::Cache(args) => cache::run(args, &context),
         Command::Train(args) => train::run(args, &context),
         Command::Eval(args) => eval::run(args, &context),
         Command::Transcribe(args) => transcribe::run(args, &context),
         Command::Report(args) => report::run(args, &context),
+        Command::Verify(args) => verify::run(args, &context),
+        Command::Inspect(args) => inspect::run(args, &context),
     }
 }
 
