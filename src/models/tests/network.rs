@@ -61,8 +61,13 @@ fn built_networks_have_the_described_parameters() {
 
 #[test]
 fn unknown_presets_get_a_suggestion() {
-    let error = presets::find("jasper-mimi").unwrap_err().to_string();
-    assert!(error.contains("did you mean jasper-mini") && error.contains("quartznet15x5"), "{error}");
+    for (wrong, right) in
+        [("jasper-mimi", "did you mean jasper-mini"), ("jasper-nono", "did you mean jasper-nano")]
+    {
+        let error = presets::find(wrong).unwrap_err().to_string();
+        assert!(error.contains(right) && error.contains("quartznet15x5"), "{error}");
+    }
+    assert!(!presets::find("deepspeech").unwrap_err().to_string().contains("did you mean"));
 }
 
 /// Neither other utterances, nor more padding, nor what lies in the padding changes valid frames.
