@@ -194,7 +194,7 @@ pub fn run_in_parts(
     name: &dyn Fn(usize) -> String,
     take: &mut dyn FnMut(usize, Outcome) -> Result<()>,
 ) -> Result<()> {
-    let mut pending = Vec::from([0..input.frames.len()]);
+    let mut pending: Vec<_> = std::iter::once(0..input.frames.len()).collect();
     while let Some(range) = pending.pop() {
         let whole = range.len() == input.frames.len();
         let part = if whole { None } else { Some(input.part(range.clone())) };
