@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 
-use burn::tensor::{Device, DeviceKind, Tensor};
+use burn::tensor::{Device, DeviceKind, FloatDType, Tensor};
 
 use crate::error::{Error, Result};
 
@@ -75,6 +75,60 @@ impl DeviceChoice {
                 detail: format!("{detail}; devices that work here: {}", available().join(", ")),
             }),
         }
+    }
+}
+
+/// Arithmetic of a forward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Precision {
+    /// Single precision.
+    #[default]
+    F32,
+    /// Half precision, weights included: half the memory and faster on hardware made for it.
+    F16,
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        })
+    }
+}
+
+impl DeviceChoice {
+    /// Like [`DeviceChoice::open`], with every tensor of the device in `precision` from now on. A process
+    /// has one precision a device: call this before anything else touches it.
+    ///
+    /// # Errors
+    /// As for [`DeviceChoice::open`], and when the device does not compute in `precision`.
+    pub fn open_with(self, precision: Precision) -> Result<Device> {
+        if precision == Precision::F32 {
+            return self.open();
+        }
+        let refuse = |detail: String| Error::Device { device: self.to_string(), detail };
+        if !matches!(self, Self::Wgpu(_) | Self::Cuda(_)) {
+            return Err(refuse(
+                "half precision needs a GPU by name: --device wgpu[:i] or cuda[:i]".to_owned(),
+            ));
+        }
+        let quiet = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let mut device = create(self)?;
+            if !device.supports_dtype(FloatDType::F16) {
+                return Err("it does not compute in half precision; leave --precision out".to_owned());
+            }
+            device.configure(FloatDType::F16).map_err(|e| e.to_string())?;
+            let sum = Tensor::<1>::from_floats([1.0, 2.0, 4.0], &device).sum();
+            let sum = sum.into_data().try_into_vec_as::<f32>().map_err(|e| format!("{e:?}"))?;
+            if sum == [7.0] { Ok(device) } else { Err(format!("computed 1 + 2 + 4 = {sum:?}")) }
+        }));
+        std::panic::set_hook(quiet);
+        opened
+            .unwrap_or_else(|_| Err("not found (no driver, or no such device)".to_owned()))
+            .map_err(|detail| refuse(format!("{detail}; devices that work here: {}", available().join(", "))))
     }
 }
 

@@ -158,7 +158,15 @@ pub fn blake3_file(path: &Path) -> Result<String> {
 /// An exclusive lock on a directory, held until dropped (or until the process dies).
 #[derive(Debug)]
 pub struct DirectoryLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for DirectoryLock {
+    /// Leaves an empty file: two directories with the same contents then have the same bytes.
+    fn drop(&mut self) {
+        // The holder's number is of no use any more, and nothing depends on its going.
+        let _ = self.file.set_len(0);
+    }
 }
 
 impl DirectoryLock {
@@ -190,7 +198,7 @@ impl DirectoryLock {
         file.set_len(0)
             .and_then(|()| write!(file, "process {}", std::process::id()))
             .map_err(|e| Error::io("write", &path, e))?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 

@@ -4,21 +4,29 @@
 //! an utterance ([`schema`], [`codec`]), `manifest.toml` holds every shard's BLAKE3 and, by being there,
 //! says that nothing is missing ([`manifest`]).
 //!
-//! `build` is stage one: it runs a model over a corpus shard by shard and goes on where it was stopped.
+//! [`build()`] is stage one: it runs a model over a corpus shard by shard and goes on where it was stopped.
 //! [`Cache`] is what stage two reads: memory-mapped, found by name, every payload checked against its
 //! checksum every time.
 
+pub mod batches;
+mod build;
 pub mod codec;
 pub mod encode;
+pub mod forward;
 pub mod identity;
 pub mod manifest;
 mod reader;
+mod resume;
 pub mod rows;
 pub mod schema;
+mod stage;
+mod verify;
 
+pub use build::{Options, Summary, bare, build};
 pub use identity::Identity;
 pub use manifest::{Manifest, ShardEntry};
 pub use reader::{Cache, Entry};
+pub use verify::{Description, describe, verify};
 
 #[cfg(test)]
 mod tests;

@@ -8,9 +8,7 @@ use bytes::Bytes;
 
 use super::codec;
 use super::identity::{Identity, short};
-use super::schema::{
-    CHECKSUM, FRAME_WEIGHT, HIDDEN, Key, POSTERIOR, SCHEMA_NAME, SMALL, SOFTMAX, key, payloads,
-};
+use super::schema::{CHECKSUM, FRAME_WEIGHT, HIDDEN, KIND, Key, POSTERIOR, SMALL, SOFTMAX, key, payloads};
 use crate::error::{Error, Result};
 use crate::shard::{self, Shard};
 
@@ -34,7 +32,7 @@ impl Rows {
     pub fn open(path: &Path, identity: &Identity, cache: &str) -> Result<Self> {
         let shard = Shard::open(path)?;
         for (name, expected) in [
-            (key::SCHEMA, SCHEMA_NAME.to_owned()),
+            (key::KIND, KIND.to_owned()),
             (key::VERSION, identity.version.to_string()),
             (key::CACHE, cache.to_owned()),
         ] {

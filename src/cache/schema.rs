@@ -30,8 +30,8 @@ pub const CHECKSUM: &str = "checksum";
 
 /// Keys of the file's metadata.
 pub mod key {
-    /// Always `tutornet cache`.
-    pub const SCHEMA: &str = "tutornet.schema";
+    /// What the file is a shard of.
+    pub const KIND: &str = "tutornet.kind";
     /// [`super::super::identity::VERSION`].
     pub const VERSION: &str = "tutornet.version";
     /// BLAKE3 of the `cache.toml` that the shard belongs to.
@@ -47,8 +47,8 @@ pub mod key {
     /// Temperature of the column `softmax`, where there is one.
     pub const TEMPERATURE: &str = "tutornet.temperature";
 }
-/// Value of [`key::SCHEMA`].
-pub const SCHEMA_NAME: &str = "tutornet cache";
+/// Value of [`key::KIND`].
+pub const KIND: &str = "cache";
 
 /// What names an utterance: part of every checksum of its row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,7 +137,7 @@ pub fn schema(identity: &Identity) -> Result<SchemaRef> {
 pub fn metadata(identity: &Identity, cache: &str) -> Vec<(String, String)> {
     let labels: Vec<_> = (0..identity.labels.count()).map(|i| identity.labels.symbol(i)).collect();
     let mut pairs = vec![
-        (key::SCHEMA, SCHEMA_NAME.to_owned()),
+        (key::KIND, KIND.to_owned()),
         (key::VERSION, identity.version.to_string()),
         (key::CACHE, cache.to_owned()),
         (key::CODEC, identity.codec.clone()),
@@ -217,5 +217,53 @@ mod tests {
             })
             .into();
         assert_eq!(bytes[0], bytes[1]);
+    }
+
+    /// First cells of the rows of the table under `heading` of the schema's page.
+    fn documented(heading: &str, cells: usize) -> Vec<Vec<String>> {
+        let page = include_str!("../../schemas/cache.md");
+        let section = page.split(&format!("## {heading}\n")).nth(1).unwrap().split("\n## ").next().unwrap();
+        let rows = section.lines().filter(|l| l.starts_with("| `"));
+        let cell = |c: &str| c.trim().trim_matches('`').to_owned();
+        rows.map(|line| line.split('|').skip(1).take(cells).map(cell).collect()).collect()
+    }
+
+    #[test]
+    fn the_page_describes_what_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        for temperature in [None, Some(2.0)] {
+            let mut identity = super::super::identity::tests::example(4);
+            identity.temperature = temperature;
+            let path = dir.path().join("shard");
+            let key = Key { utterance: "u".into(), samples: 5, audio_hash: [1; 16], frames: 1 };
+            let row = Row::new(key, vec![vec![0; 2]; payloads(&identity).len()]);
+            write_shard(&path, &identity, "ee", &[row]).unwrap();
+
+            // What is in the file, not what was meant to be.
+            let file = std::fs::File::open(&path).unwrap();
+            let reader =
+                parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+            let written: Vec<Vec<String>> = reader
+                .schema()
+                .fields()
+                .iter()
+                .map(|f| vec![f.name().clone(), f.data_type().to_string()])
+                .collect();
+            let mut columns = documented("Columns", 2);
+            if temperature.is_none() {
+                columns.retain(|c| c[0] != SOFTMAX);
+            } else {
+                columns.last_mut().unwrap()[1] = "FixedSizeBinary(64)".to_owned();
+            }
+            assert_eq!(written, columns);
+            assert!(reader.schema().fields().iter().all(|f| !f.is_nullable()));
+
+            let keys = reader.metadata().file_metadata().key_value_metadata().unwrap();
+            let keys: Vec<&str> =
+                keys.iter().map(|k| k.key.as_str()).filter(|k| k.starts_with("tutornet.")).collect();
+            let mut expected = documented("Metadata", 1);
+            expected.retain(|k| temperature.is_some() || k[0] != key::TEMPERATURE);
+            assert_eq!(keys, expected.iter().map(|k| k[0].as_str()).collect::<Vec<_>>());
+        }
     }
 }

@@ -3,10 +3,17 @@
 //! Results go to stdout (through [`print`]), everything else to stderr. Exit codes: 0 done,
 //! 1 failed, 2 wrong usage.
 
+mod cache;
+mod eval;
 mod import;
+mod inspect;
+mod kind;
 mod log;
 mod prep;
 mod report;
+mod train;
+mod transcribe;
+mod verify;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -23,10 +30,10 @@ use crate::signal::Stop;
 #[command(name = "tutornet", version, propagate_version = true, subcommand_required = true)]
 pub struct Arguments {
     /// Say more (-v: decisions and timings, -vv: everything, libraries included)
-    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet", display_order = 900)]
     verbose: u8,
     /// Say nothing but errors
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 901)]
     quiet: bool,
     #[command(subcommand)]
     command: Command,
@@ -45,8 +52,20 @@ enum Command {
     Prep(prep::Args),
     /// Read a foreign checkpoint into a model directory
     Import(import::Args),
+    /// Run a teacher once over a corpus and keep what distillation needs
+    Cache(cache::Args),
+    /// Train a student on corpora and teachers' caches, stage by stage
+    Train(train::Args),
+    /// Score a model on a corpus: word and character error rates
+    Eval(eval::Args),
+    /// Turn audio files into text
+    Transcribe(transcribe::Args),
     /// Put runs side by side: a table and plots
     Report(report::Args),
+    /// Check that every byte of a corpus, model, cache or run is as it was written
+    Verify(verify::Args),
+    /// Say what a corpus, model, cache, run or preset is
+    Inspect(inspect::Args),
 }
 
 /// What every subcommand gets besides its arguments.
@@ -67,7 +86,13 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Prep(args) => prep::run(args, &context),
         Command::Import(args) => import::run(args, &context),
+        Command::Cache(args) => cache::run(args, &context),
+        Command::Train(args) => train::run(args, &context),
+        Command::Eval(args) => eval::run(args, &context),
+        Command::Transcribe(args) => transcribe::run(args, &context),
         Command::Report(args) => report::run(args, &context),
+        Command::Verify(args) => verify::run(args, &context),
+        Command::Inspect(args) => inspect::run(args, &context),
     }
 }
 

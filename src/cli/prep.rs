@@ -72,7 +72,8 @@ enum FrontendName {
     OpenSeq2Seq,
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+/// A whole number of at least 1.
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(n) if n > 0 => Ok(n),
         _ => Err("expected a whole number of at least 1".to_owned()),

@@ -78,7 +78,7 @@ pub enum FrameRule {
     #[default]
     #[serde(rename = "ceil")]
     Ceil,
-    /// floor(N/160): NeMo since 2.0. Audio shorter than one hop has no frame.
+    /// floor(N/160): NeMo's current code. Audio shorter than one hop has no frame.
     #[serde(rename = "floor")]
     Floor,
     /// floor(N/160) + 1: NeMo 1.0 to 1.23.

@@ -5,12 +5,15 @@
 //! hands the batch's statistics to [`TrainState`], so that a rejected step leaves no trace.
 
 use burn::module::{Module, Param, ParamId};
+use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::TrainState;
 use super::padding::Padding;
+use crate::device::is_cpu;
 use crate::error::{Error, Result};
+use crate::kernels::{NormOptions, batch_norm};
 
 /// Settings of every batch norm of a network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -120,14 +123,45 @@ impl BatchNorm {
         (scale, shift)
     }
 
-    /// Normalises by the batch's own statistics, which are appended to `state`.
-    pub fn normalise(&self, x: Tensor<3>, padding: &Padding, state: &mut TrainState) -> Tensor<3> {
-        let [batch, channels, frames] = x.dims();
-        let mask = match state.batch_norm {
-            BatchNormMode::Padded => None,
-            BatchNormMode::Valid => padding.mask(),
+    /// Normalises by the batch's own statistics, which are appended to `state`. With `rectify`
+    /// the result has passed a ReLU and is zero beyond each utterance's end.
+    pub fn normalise(
+        &self,
+        x: Tensor<3>,
+        padding: &Padding,
+        rectify: bool,
+        state: &mut TrainState,
+    ) -> Tensor<3> {
+        let [batch, _, frames] = x.dims();
+        let valid = state.batch_norm == BatchNormMode::Valid;
+        let count = if valid { padding.valid() } else { batch * frames }.max(1) as f64;
+        let (y, mean, variance) = if is_cpu(&x.device()) {
+            let options = NormOptions {
+                epsilon: self.epsilon,
+                counted: valid.then(|| padding.frames().to_vec()),
+                rectified: rectify.then(|| padding.frames().to_vec()),
+            };
+            let result = batch_norm(x, self.gamma.val(), self.beta.val(), &options);
+            (result.y, result.mean, result.variance)
+        } else {
+            let (y, mean, variance) = self.compose(x, padding, valid, count);
+            (if rectify { padding.apply(relu(y)) } else { y }, mean, variance)
         };
-        let count = if mask.is_some() { padding.valid() } else { batch * frames }.max(1) as f64;
+        let unbiased = variance * (count / (count - 1.0).max(1.0));
+        state.statistics.push(BatchStatistics { mean, variance: unbiased });
+        y
+    }
+
+    /// The formula in the tensor library's own operations: y, mean and biased variance.
+    fn compose(
+        &self,
+        x: Tensor<3>,
+        padding: &Padding,
+        valid: bool,
+        count: f64,
+    ) -> (Tensor<3>, Tensor<1>, Tensor<1>) {
+        let [_, channels, _] = x.dims();
+        let mask = if valid { padding.mask() } else { None };
         let total = |values: Tensor<3>| values.sum_dim(2).sum_dim(0) / count;
         let masked = |values: Tensor<3>| match &mask {
             Some(mask) => values * mask.clone(),
@@ -137,12 +171,9 @@ impl BatchNorm {
         // Two passes: E[x^2] - E[x]^2 loses too many bits of f32 where the mean is large.
         let centred = x - mean.clone();
         let variance = total(masked(centred.clone()).square());
-        state.statistics.push(BatchStatistics {
-            mean: mean.detach().reshape([channels]),
-            variance: variance.clone().detach().reshape([channels]) * (count / (count - 1.0).max(1.0)),
-        });
-        let scale = self.gamma.val().reshape([1, channels, 1]) / (variance + self.epsilon).sqrt();
-        centred * scale + self.beta.val().reshape([1, channels, 1])
+        let scale = self.gamma.val().reshape([1, channels, 1]) / (variance.clone() + self.epsilon).sqrt();
+        let y = centred * scale + self.beta.val().reshape([1, channels, 1]);
+        (y, mean.detach().reshape([channels]), variance.detach().reshape([channels]))
     }
 
     /// Moves the running statistics towards those of a batch by `momentum`.

@@ -166,7 +166,7 @@ fn batch_statistics_follow_the_mode() {
     let padding = padding::Padding::new(vec![3, 1], 3, &device);
     let run = |mode| {
         let mut state = TrainState::new(mode, Random::new(0, "", &[]));
-        norm.normalise(x.clone(), &padding, &mut state);
+        norm.normalise(x.clone(), &padding, false, &mut state);
         let statistics = state.statistics.remove(0);
         (values(statistics.mean), values(statistics.variance))
     };
@@ -325,7 +325,7 @@ fn batch_norm_gradients_equal_finite_differences() {
             norm.gamma = norm.gamma.map(|_| gamma);
             norm.beta = norm.beta.map(|_| beta);
             let mut state = TrainState::new(mode, Random::new(0, "", &[]));
-            let y = norm.normalise(x, &padding, &mut state);
+            let y = norm.normalise(x, &padding, false, &mut state);
             padding.apply(y.tanh() * weights.clone()).sum()
         };
         let leaves = [gamma.clone(), beta.clone()].map(Tensor::require_grad);

@@ -144,11 +144,8 @@ impl State {
             if view.dtype() != Dtype::F32 {
                 return Err(invalid(format!("tensor {name}: expected F32, found {:?}", view.dtype())));
             }
-            let values = view
-                .data()
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect();
+            let values =
+                view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
             let tensor = HostTensor { shape: view.shape().to_vec(), values, trainable: false };
             tensors.insert(name.clone(), tensor);
         }
@@ -209,7 +206,11 @@ mod tests {
     use super::*;
 
     fn state(update: u64) -> State {
-        let tensor = HostTensor { shape: vec![2, 2], values: vec![1.0, -0.0, f32::MIN_POSITIVE, 3.5], trainable: true };
+        let tensor = HostTensor {
+            shape: vec![2, 2],
+            values: vec![1.0, -0.0, f32::MIN_POSITIVE, 3.5],
+            trainable: true,
+        };
         let mut state = State::default();
         state.position.update = update;
         state.put("model", BTreeMap::from([("a.weight".to_owned(), tensor.clone())]));

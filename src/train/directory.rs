@@ -87,7 +87,8 @@ impl RunDirectory {
         if directory.checkpoints().exists() {
             files::sweep(&directory.checkpoints())?;
         }
-        let start = State::newest(&directory.checkpoints())?.map_or(Start::Fresh, |s| Start::From(Box::new(s)));
+        let start =
+            State::newest(&directory.checkpoints())?.map_or(Start::Fresh, |s| Start::From(Box::new(s)));
         Ok((directory, start))
     }
 

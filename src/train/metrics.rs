@@ -89,14 +89,14 @@ impl Metrics {
     /// # Errors
     /// When the file cannot be opened, or is shorter than `keep`.
     pub fn open(path: &Path, keep: u64) -> Result<Self> {
-        let file = File::options()
-            .create(true)
-            .append(true)
-            .open(path)
-            .map_err(|e| Error::io("open", path, e))?;
+        let file =
+            File::options().create(true).append(true).open(path).map_err(|e| Error::io("open", path, e))?;
         let length = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
         if length < keep {
-            return Err(Error::format(path, format!("expected at least {keep} bytes as in the checkpoint, found {length}")));
+            return Err(Error::format(
+                path,
+                format!("expected at least {keep} bytes as in the checkpoint, found {length}"),
+            ));
         }
         file.set_len(keep).map_err(|e| Error::io("cut", path, e))?;
         Ok(Self { path: path.to_path_buf(), file, bytes: keep })

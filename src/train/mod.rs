@@ -4,16 +4,16 @@
 //! refuses what does not fit before any work. [`batches`] plans an epoch, [`stream`] assembles its
 //! batches on other threads, [`run`] is the loop, [`checkpoint`] what it leaves behind.
 
-// pub mod batches;
-// pub mod checkpoint;
-// pub mod directory;
-// pub mod metrics;
-// pub mod optimizer;
-// pub mod parse;
-// pub mod pipeline;
-// pub mod prepare;
-// pub mod run;
-// pub mod step;
-// pub mod stream;
-// pub mod student;
-// pub mod targets;
+pub mod batches;
+pub mod checkpoint;
+pub mod directory;
+pub mod metrics;
+pub mod optimizer;
+pub mod parse;
+pub mod pipeline;
+pub mod prepare;
+pub mod run;
+pub mod step;
+pub mod stream;
+pub mod student;
+pub mod targets;

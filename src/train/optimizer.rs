@@ -43,8 +43,7 @@ impl NamedGradients {
 
     /// Global norm of all gradients; not finite when one of them is not.
     pub fn norm(&self) -> f64 {
-        let squares: Vec<Tensor<1>> =
-            self.by_name.values().map(|g| sum(g.clone() * g.clone())).collect();
+        let squares: Vec<Tensor<1>> = self.by_name.values().map(|g| sum(g.clone() * g.clone())).collect();
         if squares.is_empty() {
             return 0.0;
         }
@@ -191,11 +190,14 @@ impl Optimizer {
     ) -> Result<()> {
         self.updates = updates;
         self.moments.clear();
-        let names: Vec<String> = tensors.keys().filter_map(|k| k.strip_prefix("first.")).map(String::from).collect();
+        let names: Vec<String> =
+            tensors.keys().filter_map(|k| k.strip_prefix("first.")).map(String::from).collect();
         for name in names {
             let mut take = |kind: &str| {
                 let host = tensors.remove(&format!("{kind}.{name}")).ok_or_else(|| {
-                    Error::invalid(format!("optimiser state: expected the {kind} moment of {name}, found none"))
+                    Error::invalid(format!(
+                        "optimiser state: expected the {kind} moment of {name}, found none"
+                    ))
                 })?;
                 let length = host.values.len();
                 Ok::<_, Error>(Tensor::from_data(TensorData::new(host.values, [length]), device))
@@ -231,7 +233,13 @@ mod tests {
     use crate::train::pipeline::Schedule;
 
     fn settings(name: Rule) -> Settings {
-        Settings { name, learning_rate: 0.1, weight_decay: 0.01, schedule: Schedule::default(), ..Settings::default() }
+        Settings {
+            name,
+            learning_rate: 0.1,
+            weight_decay: 0.01,
+            schedule: Schedule::default(),
+            ..Settings::default()
+        }
     }
 
     fn run(settings: &Settings, steps: usize) -> Vec<f32> {
@@ -264,8 +272,10 @@ mod tests {
             for i in 0..3 {
                 m[i] = 0.9 * m[i] + 0.1 * g[i];
                 v[i] = 0.999 * v[i] + 0.001 * g[i] * g[i];
-                let (mh, vh) =
-                    (m[i] / (1.0 - 0.9f64.powi(step as i32 + 1)), v[i] / (1.0 - 0.999f64.powi(step as i32 + 1)));
+                let (mh, vh) = (
+                    m[i] / (1.0 - 0.9f64.powi(step as i32 + 1)),
+                    v[i] / (1.0 - 0.999f64.powi(step as i32 + 1)),
+                );
                 w[i] = w[i] - 0.1 * 0.01 * w[i] - 0.1 * mh / (vh.sqrt() + 1e-8);
             }
         }

@@ -46,12 +46,9 @@ fn explain(path: &Path, error: &toml::de::Error) -> Error {
     let known = ["unknown field", "unknown variant"].iter().any(|k| error.message().contains(k));
     let hint = match quoted.split_first() {
         Some((wrong, expected)) if known => {
-            let near = expected.iter().max_by(|a, b| {
-                strsim::jaro_winkler(wrong, a).total_cmp(&strsim::jaro_winkler(wrong, b))
-            });
-            near.filter(|near| strsim::jaro_winkler(wrong, near) > 0.7)
-                .map(|near| format!("did you mean `{near}`? "))
-                .unwrap_or_default()
+            let distance = |name: &&&str| strsim::damerau_levenshtein(wrong, name);
+            let near = expected.iter().min_by_key(distance).filter(|n| distance(n) <= 1 + wrong.len() / 4);
+            near.map(|near| format!("did you mean `{near}`? ")).unwrap_or_default()
         }
         _ => String::new(),
     };
@@ -135,14 +132,23 @@ fn validate(pipeline: &Pipeline) -> std::result::Result<(), String> {
             return Err(format!("{}: expected 0 or more, found {}", at("lambda"), stage.lambda()));
         }
         if stage.bridge_kernel() % 2 == 0 {
-            return Err(format!("{}: expected an odd number, found {}", at("bridge_kernel"), stage.bridge_kernel()));
+            return Err(format!(
+                "{}: expected an odd number, found {}",
+                at("bridge_kernel"),
+                stage.bridge_kernel()
+            ));
         }
         match (stage.epochs, stage.max_updates) {
             (Some(1..), None) | (None, Some(1..)) => {}
             (Some(_), Some(_)) => {
                 return Err(format!("{}: give either epochs or max_updates, found both", at("epochs")));
             }
-            _ => return Err(format!("{}: expected epochs = N or max_updates = N, N at least 1", at("epochs"))),
+            _ => {
+                return Err(format!(
+                    "{}: expected epochs = N or max_updates = N, N at least 1",
+                    at("epochs")
+                ));
+            }
         }
         if let Some(own) = &stage.optimizer {
             optimizer(&at("optimizer"), own)?;
@@ -202,7 +208,10 @@ mod tests {
         assert_eq!(reference.data.max_seconds, short.data.max_seconds);
         let (rkd, skd) = (&reference.stage[0], &reference.stage[1]);
         let bare = &short.stage[0];
-        assert_eq!((rkd.frame_weighting(), rkd.bridge_kernel()), (bare.frame_weighting(), bare.bridge_kernel()));
+        assert_eq!(
+            (rkd.frame_weighting(), rkd.bridge_kernel()),
+            (bare.frame_weighting(), bare.bridge_kernel())
+        );
         assert_eq!((skd.lambda(), skd.temperature()), (bare.lambda(), bare.temperature()));
     }
 
@@ -215,7 +224,8 @@ mod tests {
 
     #[test]
     fn overrides_reach_lists_tables_and_new_keys() {
-        let overrides = ["stage.0.epochs=7", "data.train=[\"x\", \"y\"]", "name=b-c", "optimizer.schedule.power=1"];
+        let overrides =
+            ["stage.0.epochs=7", "data.train=[\"x\", \"y\"]", "name=b-c", "optimizer.schedule.power=1"];
         let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
         let p = parse(SHORT, &overrides, Path::new("p.toml")).unwrap();
         assert_eq!((p.stage[0].epochs, p.data.train.len(), p.name.as_str()), (Some(7), 2, "b-c"));

@@ -143,13 +143,21 @@ impl Prepared {
         }
         let objective = stage.objective;
         if impossible > 0 {
-            tracing::warn!("stage {number} ({objective}): {impossible} utterance(s) too short for their transcript left out");
+            tracing::warn!(
+                "stage {number} ({objective}): {impossible} utterance(s) too short for their transcript left out"
+            );
         }
         if slack > 0 {
-            tracing::warn!("stage {number} ({objective}): {slack} utterance(s) with a frame of slack between teacher and student");
+            tracing::warn!(
+                "stage {number} ({objective}): {slack} utterance(s) with a frame of slack between teacher and student"
+            );
         }
         if let Some(teacher) = &teacher {
-            tracing::info!("stage {number} ({objective}): {} utterances from teacher {}", examples.len(), teacher.teacher());
+            tracing::info!(
+                "stage {number} ({objective}): {} utterances from teacher {}",
+                examples.len(),
+                teacher.teacher()
+            );
         }
         Ok(PreparedStage { teacher, examples, places })
     }

@@ -43,7 +43,13 @@ pub struct Outcome {
 /// # Errors
 /// Whatever does not fit, before any work; later a damaged shard, a full disk, a loss that stays
 /// non-finite, or a signal. The newest checkpoint is whole in every case.
-pub fn run(pipeline: &Pipeline, out: &Path, resume: bool, device: DeviceChoice, stop: &Stop) -> Result<Outcome> {
+pub fn run(
+    pipeline: &Pipeline,
+    out: &Path,
+    resume: bool,
+    device: DeviceChoice,
+    stop: &Stop,
+) -> Result<Outcome> {
     // The pool may exist already when a program runs several pipelines; the first one sized it.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(pipeline.threads).build_global();
     let device = device.open()?.autodiff();
@@ -55,7 +61,8 @@ pub fn run(pipeline: &Pipeline, out: &Path, resume: bool, device: DeviceChoice, 
         Start::Fresh => None,
         Start::From(state) => Some(*state),
     };
-    let metrics = Metrics::open(&directory.metrics(), state.as_ref().map_or(0, |s| s.position.metrics_bytes))?;
+    let metrics =
+        Metrics::open(&directory.metrics(), state.as_ref().map_or(0, |s| s.position.metrics_bytes))?;
     model.config.provenance.origin = format!("training run {}", pipeline.name);
     let mut trainer = Trainer {
         pipeline,
@@ -191,7 +198,7 @@ impl Trainer<'_> {
     /// One optimiser step over a group of batches; a step with a number that is not finite leaves
     /// no trace but its count.
     fn update(&mut self, stage: &Stage, group: Vec<Batch>, total: u64) -> Result<Losses> {
-        let position = &self.position;
+        let position = self.position.clone();
         let settings = self.settings(stage).clone();
         let rate = settings.schedule.at(settings.learning_rate, position.stage_update, total);
         let mut gradients = NamedGradients::default();
@@ -321,7 +328,8 @@ impl Trainer<'_> {
             dev_cer: dev.as_ref().map(|d| d.cer),
             dev_blank_rate: dev.as_ref().map(|d| d.blank_rate),
         })?;
-        let scores = dev.as_ref().map(|d| format!("  dev WER {:.2} CER {:.2}", d.wer, d.cer)).unwrap_or_default();
+        let scores =
+            dev.as_ref().map(|d| format!("  dev WER {:.2} CER {:.2}", d.wer, d.cer)).unwrap_or_default();
         if dev.is_some() || last {
             progress.line(&format!(
                 "{} epoch {} update {}: loss {loss:.3}{scores}",

@@ -51,9 +51,8 @@ pub fn forward_backward(
     device: &Device,
 ) -> Result<(Losses, Option<Gradients>)> {
     let rows = batch.frames.len();
-    let tensor = |values: Vec<f32>, shape: [usize; 3]| {
-        Tensor::<3>::from_data(TensorData::new(values, shape), device)
-    };
+    let tensor =
+        |values: Vec<f32>, shape: [usize; 3]| Tensor::<3>::from_data(TensorData::new(values, shape), device);
     let bins = batch.features.len() / (rows * batch.padded_frames).max(1);
     let features = tensor(batch.features, [rows, bins, batch.padded_frames]);
     let output = model.forward(features, &batch.frames, Mode::Train(state));

@@ -157,8 +157,14 @@ impl Assembler<'_> {
             batch.weight = vec![0.0; rows.len() * padded];
             for (b, row) in rows.iter().enumerate() {
                 let used = &row.hidden[..row.target_frames * width];
-                transpose(used, width, &mut batch.hidden[b * width * padded..(b + 1) * width * padded], padded);
-                batch.weight[b * padded..][..row.target_frames].copy_from_slice(&row.weight[..row.target_frames]);
+                transpose(
+                    used,
+                    width,
+                    &mut batch.hidden[b * width * padded..(b + 1) * width * padded],
+                    padded,
+                );
+                batch.weight[b * padded..][..row.target_frames]
+                    .copy_from_slice(&row.weight[..row.target_frames]);
             }
         } else {
             let labels = self.prepared.labels;

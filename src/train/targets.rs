@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use crate::cache::Cache;
+use crate::cache::identity::Teacher;
 use crate::corpus::Utterance;
 use crate::error::{Error, Result};
 use crate::labels::Labels;
@@ -38,15 +39,16 @@ impl TeacherSet {
     /// Two teachers, an utterance in two caches, other labels; each by name.
     pub fn open(directories: &[PathBuf], labels: &Labels) -> Result<Self> {
         let caches = directories.iter().map(|d| Cache::open(d)).collect::<Result<Vec<_>>>()?;
-        let first = caches.first().ok_or_else(|| Error::invalid("expected at least one cache, found none"))?;
+        let first =
+            caches.first().ok_or_else(|| Error::invalid("expected at least one cache, found none"))?;
         let mut places = HashMap::new();
         for (number, cache) in caches.iter().enumerate() {
             let (ours, theirs) = (&first.identity().teacher, &cache.identity().teacher);
             if ours != theirs {
                 return Err(Error::mismatch(
                     format!("teacher of {}", cache.dir().display()),
-                    format!("{ours}, as in {}", first.dir().display()),
-                    theirs.to_string(),
+                    format!("{}, as in {}", named(ours), first.dir().display()),
+                    named(theirs),
                     "a stage takes caches of ONE teacher over several corpora; give each teacher its own stage",
                 ));
             }
@@ -69,12 +71,12 @@ impl TeacherSet {
 
     /// Width of the teacher's hidden states.
     pub fn hidden_width(&self) -> usize {
-        self.caches.first().map_or(0, |c| c.identity().hidden_width)
+        self.caches.first().map_or(0, |c| c.identity().hidden_width as usize)
     }
 
     /// Teacher's name and hash, for the log.
     pub fn teacher(&self) -> String {
-        self.caches.first().map(|c| c.identity().teacher.to_string()).unwrap_or_default()
+        self.caches.first().map(|c| named(&c.identity().teacher)).unwrap_or_default()
     }
 
     /// Finds the targets of an utterance of the student's corpus; `None` when no cache has it.
@@ -141,6 +143,10 @@ impl TeacherSet {
         }
         Ok(())
     }
+}
+
+fn named(teacher: &Teacher) -> String {
+    format!("{} ({:.12})", teacher.name, teacher.hash)
 }
 
 /// Log-probabilities at temperature 1 to probabilities at `temperature`.

@@ -1,7 +1,11 @@
 //! Everything through the binary: one test program, one file per part.
 
+mod cache;
 mod corpus;
 mod flac;
+mod golden_cache;
 mod harness;
 mod import;
+mod report;
 mod score;
+mod train;

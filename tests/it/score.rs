@@ -1,139 +1,249 @@
-//! `eval`, `transcribe` and `report` through the binary.
+//! `eval` and `transcribe` through the binary.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use tutornet::decode::Transcript;
-use tutornet::score::{Evaluation, Scores, UtteranceScore};
+use serde_json::Value;
+use tempfile::TempDir;
+use tutornet::device::DeviceChoice;
+use tutornet::models::parameters::{export, import};
+use tutornet::models::{Model, presets};
+use tutornet::score::{Scores, read_utterance_scores};
 
-use crate::harness::{fails, succeeds, tutornet};
+use crate::flac::{flac, tone, wav};
+use crate::harness::{exits, fails, shared_data, succeeds, tutornet};
 
-/// A run directory as `train` leaves it, with made-up numbers. `stages` holds an objective, its
-/// updates and further keys of its pipeline.
-fn run_directory(dir: &Path, stages: &[(&str, u64, &str)], dev_cer: f64) {
-    std::fs::create_dir_all(dir.join("scores")).unwrap();
-    let mut pipeline = "name = \"made-up\"\nstudent = \"jasper-nano\"\n[data]\ntrain = [\"x\"]\n".to_owned();
-    let mut metrics = String::new();
-    let mut update = 0;
-    for (stage, (objective, updates, keys)) in stages.iter().enumerate() {
-        pipeline += &format!("[[stage]]\nobjective = \"{objective}\"\n{keys}\n");
-        for _ in 0..*updates {
-            update += 1;
-            let terms = objective.split('+').map(|term| {
-                format!("\"{term}\":{}", 100.0 + 300.0 / f64::from(u32::try_from(update).unwrap()))
-            });
-            let terms = terms.collect::<Vec<_>>().join(",");
-            metrics += &format!(
-                "{{\"event\":\"step\",\"stage\":{stage},\"objective\":\"{objective}\",\"update\":{update},\"epoch\":1,\"loss\":1.0,{terms},\"learning_rate\":0.1}}\n"
-            );
+/// What is said in the tiny corpus, as far as its transcripts know.
+const TEXTS: [&str; 5] = ["ONE TWO", "SIX", "TWO SIX TEN", "TEN", "ONE ONE ONE ONE"];
+const WORDS: u64 = 11;
+/// Samples of its utterances: lengths far apart, so that batches are padded.
+const SAMPLES: [usize; 5] = [9_000, 24_000, 12_345, 4_000, 16_000];
+
+struct Fixture {
+    dir: TempDir,
+    corpus: PathBuf,
+    model: PathBuf,
+}
+
+impl Fixture {
+    /// A corpus of five noises and a small model that was never trained.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let fixture = Self { corpus: dir.path().join("corpus"), model: dir.path().join("model"), dir };
+        let chapter = fixture.dir.path().join("tree/dev-tiny/7/1");
+        std::fs::create_dir_all(&chapter).unwrap();
+        let mut transcripts = String::new();
+        for (number, (text, samples)) in (0..).zip(TEXTS.iter().zip(SAMPLES)) {
+            transcripts += &format!("7-1-{number:04} {text}\n");
+            std::fs::write(fixture.audio(number), flac(&tone(samples, number), 1, 16_000)).unwrap();
         }
-        metrics += &format!(
-            "{{\"event\":\"epoch\",\"stage\":{stage},\"epoch\":1,\"update\":{update},\"dev_wer\":100.0,\"dev_cer\":{dev_cer},\"dev_blank_rate\":80.0}}\n"
-        );
+        std::fs::write(chapter.join("7-1.trans.txt"), transcripts).unwrap();
+        fixture.prep(&fixture.corpus, &[]);
+        model(&fixture.model, |_, _| {});
+        fixture
     }
-    metrics += &format!("{{\"event\":\"done\",\"update\":{update}}}\n");
-    std::fs::write(dir.join("pipeline.toml"), pipeline).unwrap();
-    std::fs::write(dir.join("metrics.jsonl"), metrics).unwrap();
-}
 
-/// Writes the scores of `run` on `corpus`: ten utterances, of whose four words `wrong` or one more are
-/// wrong; with four, the output is all blank.
-fn scores(run: &Path, corpus: &str, wrong: usize) {
-    let score = |utterance: usize| {
-        let words = ["one", "two", "six", "ten"];
-        let wrong = wrong + utterance % 2;
-        let heard: Vec<&str> = (0..4).map(|i| if i < wrong { "the" } else { words[i] }).collect();
-        let (text, blank_frames) = if wrong >= 4 { (String::new(), 100) } else { (heard.join(" "), 80) };
-        let transcript = Transcript { text, frames: 100, blank_frames };
-        UtteranceScore::new(&format!("u-{utterance}"), &words.join(" "), &transcript)
-    };
-    let evaluation = Evaluation::from_utterances((0..10).map(score).collect(), 20.0);
-    Scores::save(&evaluation, &run.join(format!("scores/{corpus}.json"))).unwrap();
-}
-
-/// Four runs: a baseline, two better ones and one that is stuck; test-mini was run with two.
-fn four_runs(root: &Path) -> [std::path::PathBuf; 4] {
-    let runs = ["ctc", "ctc-skd", "rkd-skd", "stuck"].map(|name| root.join(name));
-    run_directory(&runs[0], &[("ctc", 1200, "epochs = 1")], 60.0);
-    run_directory(&runs[1], &[("ctc+skd", 1200, "lambda = 0.25")], 50.0);
-    run_directory(
-        &runs[2],
-        &[("rkd", 400, "frame_weighting = false"), ("ctc+skd", 800, "lambda = 0.25")],
-        40.0,
-    );
-    run_directory(&runs[3], &[("ctc", 1200, "")], 100.0);
-    for (run, wrong) in runs.iter().zip([2, 1, 1, 4]) {
-        scores(run, "dev-clean", wrong);
+    fn audio(&self, number: u32) -> PathBuf {
+        self.dir.path().join(format!("tree/dev-tiny/7/1/7-1-{number:04}.flac"))
     }
-    for (run, wrong) in runs.iter().zip([2, 1]) {
-        scores(run, "test-mini", wrong);
-    }
-    runs
-}
 
-#[test]
-fn a_report_puts_runs_side_by_side() {
-    let dir = tempfile::tempdir().unwrap();
-    let out = dir.path().join("report");
-    let mut command = tutornet();
-    command
-        .arg("report")
-        .args(four_runs(dir.path()))
-        .arg("--out")
-        .arg(&out)
-        .args(["--title", "Made-up runs"]);
-    let answer = succeeds(&mut command).says(&["report.md", "losses.svg", "dev-cer.svg"]);
-    let markdown = std::fs::read_to_string(out.join("report.md")).unwrap();
-    assert_eq!(answer.stdout.trim_end(), markdown.trim_end(), "stdout has the report, and only that");
-    insta::assert_snapshot!(markdown);
-
-    for name in ["losses.svg", "dev-cer.svg"] {
-        let svg = std::fs::read_to_string(out.join(name)).unwrap();
-        for method in
-            ["CTC (ctc)", "RKD without frame weight, then CTC + SKD (rkd-skd)", "CTC (stuck, blank plateau)"]
-        {
-            assert!(svg.contains(method), "{name} has no legend for {method}");
-        }
-        assert!(svg.contains("updates"), "{name} has no axis label");
-    }
-    let losses = std::fs::read_to_string(out.join("losses.svg")).unwrap();
-    // One panel a term, one curve for each run that has it: two runs with CTC alone, two with CTC and SKD, one with RKD.
-    // Curves are the polylines of width 2; the legend has one for each run.
-    let wide = losses
-        .split("<polyline")
-        .skip(1)
-        .filter(|p| p[..p.find('>').unwrap()].contains("stroke-width=\"2\""));
-    assert_eq!(wide.count(), 4 + 4 + 2 + 1);
-    assert!(losses.contains("CTC loss") && losses.contains("SKD loss") && losses.contains("RKD loss"));
-    let before = std::fs::read(out.join("losses.svg")).unwrap();
-    succeeds(&mut command);
-    assert_eq!(before, std::fs::read(out.join("losses.svg")).unwrap(), "the same runs give the same picture");
-}
-
-#[test]
-fn a_report_refuses_what_it_cannot_read() {
-    let dir = tempfile::tempdir().unwrap();
-    let runs = four_runs(dir.path());
-    let report = |run: &Path| {
+    fn prep(&self, out: &Path, arguments: &[&str]) {
         let mut command = tutornet();
-        command.arg("report").arg(&runs[0]).arg(run).arg("--out").arg(dir.path().join("report"));
-        command
-    };
-    fails(
-        &mut report(&dir.path().join("nothing")),
-        &["nothing", "expected a run directory with pipeline.toml"],
+        command.args(["prep", "librispeech"]).arg(self.dir.path().join("tree"));
+        succeeds(command.args(["--subset", "dev-tiny", "--out"]).arg(out).args(arguments));
+    }
+
+    fn eval(&self) -> std::process::Command {
+        eval(&self.model, &self.corpus)
+    }
+}
+
+fn eval(model: &Path, corpus: &Path) -> std::process::Command {
+    let mut command = tutornet();
+    command.args(["eval", "--device", "cpu", "--model"]).arg(model).arg("--corpus").arg(corpus);
+    command
+}
+
+fn transcribe(model: &Path, files: &[PathBuf]) -> std::process::Command {
+    let mut command = tutornet();
+    command.args(["transcribe", "--device", "cpu", "--model"]).arg(model).args(files);
+    command
+}
+
+/// Saves a jasper-nano with initial weights after `change` has seen every tensor (shape, values).
+fn model(dir: &Path, change: impl Fn(&[usize], &mut [f32])) {
+    let device = DeviceChoice::Cpu.open().unwrap();
+    let mut model = Model::new(presets::find("jasper-nano").unwrap(), 7, &device).unwrap();
+    let mut tensors = export(&model.network).unwrap();
+    tensors.values_mut().for_each(|t| change(&t.shape, &mut t.values));
+    model.network = import(model.network, tensors).unwrap();
+    model.save(dir).unwrap();
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).expect("stdout is one JSON object")
+}
+
+#[test]
+fn eval_scores_a_corpus() {
+    let fixture = Fixture::new();
+    let out = fixture.dir.path().join("run/scores/dev-tiny.json");
+    let answer = succeeds(fixture.eval().args(["--json", "--out"]).arg(&out));
+    assert_eq!(answer.stdout.lines().count(), 1);
+    let scores = json(&answer.stdout);
+    let count = |key: &str| scores[key].as_u64().unwrap_or_else(|| panic!("{key} in {scores}"));
+    let rate = |key: &str| scores[key].as_f64().unwrap_or_else(|| panic!("{key} in {scores}"));
+    assert_eq!((count("words"), count("utterances")), (WORDS, 5));
+    assert_eq!(count("errors"), count("substitutions") + count("insertions") + count("deletions"));
+    assert!((rate("wer") - 100.0 * count("errors") as f64 / WORDS as f64).abs() < 1e-9);
+    assert!((rate("cer") - 100.0 * count("cer_errors") as f64 / count("chars") as f64).abs() < 1e-9);
+    assert!(count("errors") > 0, "noise and an untrained model give no perfect score");
+    let interval = scores["wer_interval"].as_array().unwrap();
+    assert!(interval[0].as_f64().unwrap() <= rate("wer") && rate("wer") <= interval[1].as_f64().unwrap());
+
+    // The file has the same JSON, the table beside it every utterance.
+    assert_eq!(std::fs::read_to_string(&out).unwrap(), answer.stdout);
+    let table = read_utterance_scores(&out.with_extension("tsv")).unwrap();
+    assert_eq!(
+        table.iter().map(|u| u.0.as_str()).collect::<Vec<_>>(),
+        (0..5).map(|i| format!("7-1-{i:04}")).collect::<Vec<_>>()
     );
-    std::fs::write(runs[1].join("scores/dev-clean.json"), "{\"wer\": 3}").unwrap();
-    fails(&mut report(&runs[1]), &["dev-clean.json", "cer", "evaluate again"]);
-    // Scores of other utterances under the same name.
-    let table = std::fs::read_to_string(runs[2].join("scores/dev-clean.tsv")).unwrap();
-    std::fs::write(runs[2].join("scores/dev-clean.tsv"), table.replace("u-7", "u-77")).unwrap();
-    fails(&mut report(&runs[2]), &["u-7", "u-77", "same corpus"]);
-    // A table that is not the JSON's.
-    std::fs::write(
-        runs[2].join("scores/dev-clean.tsv"),
-        table.replace("\tthe two six ten", "\tone two six ten"),
-    )
-    .unwrap();
-    fails(&mut report(&runs[2]), &["15 errors in 10 utterances", "10 errors in 10", "evaluate again"]);
-    assert!(!dir.path().join("report/report.md").exists());
+    assert_eq!(table[2].1, "two six ten");
+    let errors = std::fs::read_to_string(out.with_extension("tsv")).unwrap();
+    let errors: u64 =
+        errors.lines().skip(1).map(|l| l.split('\t').nth(1).unwrap().parse::<u64>().unwrap()).sum();
+    assert_eq!(errors, count("errors"));
+
+    // One utterance a batch or all in one: padding changes nothing.
+    for seconds in ["0.1", "1000"] {
+        let answer = succeeds(fixture.eval().args(["--json", "--batch-seconds", seconds]));
+        assert_eq!(json(&answer.stdout), scores, "batches of {seconds} s");
+    }
+    // What `transcribe` hears is what `eval` heard.
+    let files: Vec<PathBuf> = (0..5).map(|i| fixture.audio(i)).collect();
+    let heard: Vec<String> =
+        files.iter().zip(&table).map(|(file, row)| format!("{}\t{}", file.display(), row.2)).collect();
+    let answer = succeeds(&mut transcribe(&fixture.model, &files));
+    assert_eq!(answer.stdout.lines().collect::<Vec<_>>(), heard);
+    assert!(table.iter().any(|row| !row.2.is_empty()), "an all-blank model would prove nothing");
+}
+
+#[test]
+fn eval_prints_for_people_and_tables() {
+    let fixture = Fixture::new();
+    succeeds(&mut fixture.eval()).prints(&["WER", "CER", "errors in 11 words", "5 utterances", "the blank"]);
+    let answer = succeeds(fixture.eval().args(["--per-utterance", "-", "--align"]));
+    assert!(answer.stdout.starts_with("id\terrors\twords\treference\thypothesis\n7-1-0000\t"));
+    assert!(answer.stdout.contains("\n# ref ") && answer.stdout.contains("\n# hyp "));
+    let answer = answer.says(&["errors in 11 words"]);
+    let file = fixture.dir.path().join("table.tsv");
+    succeeds(fixture.eval().args(["--json", "--align", "--per-utterance"]).arg(&file));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), answer.stdout);
+
+    exits(fixture.eval().args(["--json", "--per-utterance", "-"]), 2)
+        .says(&["stdout", "Usage: tutornet eval"]);
+    exits(fixture.eval().arg("--align"), 2).says(&["--per-utterance"]);
+    exits(tutornet().args(["eval", "--device", "abacus"]), 2).says(&["abacus", "cpu"]);
+    fails(fixture.eval().args(["--batch-seconds", "0"]), &["more than 0 seconds"]);
+    fails(fixture.eval().args(["--out"]).arg(&file), &["table.tsv", "JSON"]);
+}
+
+#[test]
+fn a_corpus_for_another_frontend_is_refused() {
+    let fixture = Fixture::new();
+    let other = fixture.dir.path().join("other");
+    fixture.prep(&other, &["--frontend", "openseq2seq"]);
+    let words = [
+        "jasper-nano",
+        "openseq2seq",
+        "`tutornet prep librispeech ROOT --subset NAME --frontend nemo --out DIR`",
+    ];
+    fails(&mut eval(&fixture.model, &other), &words);
+    let other = fixture.dir.path().join("variant");
+    fixture.prep(&other, &["--nemo-frames", "floor"]);
+    fails(&mut eval(&fixture.model, &other), &["expected --frontend nemo,", "--nemo-frames floor"]);
+}
+
+#[test]
+fn corrupt_features_are_named() {
+    let fixture = Fixture::new();
+    let shard = fixture.corpus.join("shard-00000.parquet");
+    let mut bytes = std::fs::read(&shard).unwrap();
+    // The features of five utterances are most of the file: its middle is among them.
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    std::fs::write(&shard, bytes).unwrap();
+    fails(&mut fixture.eval(), &["shard-00000.parquet", "utterance 7-1-000", "features", "tutornet verify"]);
+}
+
+#[test]
+fn a_model_that_emits_only_blanks_is_marked() {
+    let fixture = Fixture::new();
+    // The head's bias is the only tensor with one value for each of the 29 labels.
+    model(&fixture.model, |shape, values| {
+        if shape == [29] {
+            values[28] = 1e6;
+        }
+    });
+    let answer = succeeds(fixture.eval().arg("--json")).says(&["warning", "blank"]);
+    let scores = json(&answer.stdout);
+    assert_eq!((&scores["all_blank"], &scores["blank_rate"]), (&Value::Bool(true), &Value::from(100.0)));
+    assert_eq!((&scores["wer"], &scores["cer"]), (&Value::from(100.0), &Value::from(100.0)));
+    assert_eq!(scores["deletions"], WORDS);
+    let answer = succeeds(&mut transcribe(&fixture.model, &[fixture.audio(0)]));
+    assert_eq!(answer.stdout, format!("{}\t\n", fixture.audio(0).display()));
+}
+
+#[test]
+fn a_diverged_model_is_an_error() {
+    let fixture = Fixture::new();
+    model(&fixture.model, |shape, values| {
+        if shape == [29] {
+            values[3] = f32::NAN;
+        }
+    });
+    fails(&mut fixture.eval(), &["jasper-nano", "logits of 7-1-000", "not finite"]);
+    let answer = exits(&mut transcribe(&fixture.model, &[fixture.audio(0)]), 1);
+    assert_eq!(answer.says(&["not finite", "7-1-0000.flac"]).stdout, "");
+}
+
+#[test]
+fn transcribe_goes_on_after_a_bad_file() {
+    let fixture = Fixture::new();
+    let at = |name: &str| fixture.dir.path().join(name);
+    // The same tone at 8 kHz, and in stereo at 44.1 kHz.
+    let pcm: Vec<u8> = tone(8_000, 3).iter().flat_map(|&s| i16::try_from(s).unwrap().to_le_bytes()).collect();
+    std::fs::write(at("slow.wav"), wav(&pcm, 1, 8_000)).unwrap();
+    let stereo: Vec<i32> = tone(44_100, 4).iter().flat_map(|&s| [s, s / 2]).collect();
+    std::fs::write(at("stereo.flac"), flac(&stereo, 2, 44_100)).unwrap();
+    std::fs::write(at("text.wav"), "no audio at all").unwrap();
+    let good = std::fs::read(fixture.audio(1)).unwrap();
+    std::fs::write(at("cut.flac"), &good[..good.len() / 2]).unwrap();
+
+    let names = ["slow.wav", "text.wav", "missing.wav", "stereo.flac", "cut.flac"].map(at);
+    let answer = exits(&mut transcribe(&fixture.model, &names), 1);
+    let printed: Vec<&str> = answer.stdout.lines().map(|l| l.split('\t').next().unwrap()).collect();
+    assert_eq!(printed, [&names[0], &names[3]].map(|p| p.to_str().unwrap()));
+    for name in ["text.wav", "missing.wav", "cut.flac"] {
+        let lines = answer.stderr.lines().filter(|l| l.starts_with("error: ") && l.contains(name)).count();
+        assert_eq!(lines, 1, "{name}:\n{}", answer.stderr);
+    }
+    answer.says(&["3 of 5 files could not be transcribed"]);
+    exits(&mut transcribe(&fixture.model, &[]), 2).says(&["FILE"]);
+    fails(&mut transcribe(&at("nowhere"), &names), &["nowhere"]);
+}
+
+/// The published checkpoint, imported and scored: PyTorch has 15 errors in 1,485 words.
+#[test]
+fn the_imported_teacher_recognises_real_speech() {
+    let Some(data) = shared_data("the_imported_teacher_recognises_real_speech") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let [model, corpus, out] = ["model", "corpus", "scores.json"].map(|name| dir.path().join(name));
+    succeeds(tutornet().arg("import").arg(data.join("quartznet15x5-en.nemo")).arg("--out").arg(&model));
+    let mut prep = tutornet();
+    prep.args(["prep", "librispeech"]).arg(data.join("LibriSpeech"));
+    succeeds(prep.args(["--subset", "dev-mini", "--out"]).arg(&corpus));
+    succeeds(eval(&model, &corpus).arg("--out").arg(&out));
+    let scores = Scores::load(&out).unwrap();
+    assert_eq!((scores.words, scores.utterances, scores.all_blank), (1485, 52, false));
+    assert!((13..=17).contains(&scores.errors), "{scores}");
 }

@@ -81,8 +81,16 @@ fn update_of(metrics: &Path) -> usize {
 }
 
 /// Starts a run, waits until it has logged `updates`, and sends `signal`.
-fn stop_at(fixture: &Fixture, pipeline: &Path, out: &str, updates: usize, signal: &str, more: &[&str]) -> Option<i32> {
-    let mut child = fixture.train(pipeline, out, more).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+fn stop_at(
+    fixture: &Fixture,
+    pipeline: &Path,
+    out: &str,
+    updates: usize,
+    signal: &str,
+    more: &[&str],
+) -> Option<i32> {
+    let mut child =
+        fixture.train(pipeline, out, more).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
     let metrics = fixture.at(out).join("metrics.jsonl");
     let deadline = Instant::now() + Duration::from_secs(120);
     while update_of(&metrics) < updates && child.try_wait().unwrap().is_none() {
@@ -147,8 +155,16 @@ fn sigterm_leaves_a_checkpoint_and_says_how_to_go_on() {
 fn a_loss_that_stays_non_finite_stops_the_run_with_the_utterances() {
     let fixture = Fixture::get();
     let pipeline = fixture.pipeline("diverge", "objective = \"ctc\"\nepochs = 60");
-    let more = ["--set", "optimizer.learning_rate=1e30", "--set", "checkpoint.max_rejected=3",
-                "--set", "optimizer.schedule.name=constant", "--set", "checkpoint.every_updates=1"];
+    let more = [
+        "--set",
+        "optimizer.learning_rate=1e30",
+        "--set",
+        "checkpoint.max_rejected=3",
+        "--set",
+        "optimizer.schedule.name=constant",
+        "--set",
+        "checkpoint.every_updates=1",
+    ];
     let answer = fails(
         &mut fixture.train(&pipeline, "diverge", &more),
         &["not finite in 3 updates in a row", "utterances", "learning_rate", "rejected"],
@@ -170,7 +186,10 @@ fn two_trainers_do_not_share_a_directory() {
         std::thread::sleep(Duration::from_millis(10));
     }
     let holder = format!("process {}", first.id());
-    fails(&mut fixture.train(&pipeline, "two", &["--resume"]), &["being written by another process", &holder]);
+    fails(
+        &mut fixture.train(&pipeline, "two", &["--resume"]),
+        &["being written by another process", &holder],
+    );
     first.kill().unwrap();
     first.wait().unwrap();
 }
@@ -212,10 +231,8 @@ fn caches_that_do_not_fit_are_refused_before_the_first_batch() {
     let pipeline = fixture.pipeline("other-corpus", &rkd("cache-test-clean"));
     fails(&mut fixture.train(&pipeline, "refused", &[]), &["are in none of the caches", "tutornet cache"]);
     // The same utterances twice.
-    let twice = format!(
-        "objective = \"rkd\"\nteacher = [{0:?}, {0:?}]\nepochs = 1",
-        fixture.at("cache-dev-clean")
-    );
+    let twice =
+        format!("objective = \"rkd\"\nteacher = [{0:?}, {0:?}]\nepochs = 1", fixture.at("cache-dev-clean"));
     let pipeline = fixture.pipeline("twice", &twice);
     fails(&mut fixture.train(&pipeline, "refused", &[]), &["must not overlap"]);
     // Two teachers in one stage.
@@ -262,7 +279,10 @@ fn pipelines_that_cannot_work_are_refused_by_key_and_line() {
         fails(&mut fixture.train(&bad, "refused-pipeline", &[]), &words);
         assert!(!fixture.at("refused-pipeline").exists(), "{to}: nothing is written before the refusal");
     }
-    fails(&mut fixture.train(Path::new("missing.toml"), "refused-pipeline", &[]), &["missing.toml", "cannot read"]);
+    fails(
+        &mut fixture.train(Path::new("missing.toml"), "refused-pipeline", &[]),
+        &["missing.toml", "cannot read"],
+    );
     exits(tutornet().arg("train"), 2).says(&["PIPELINE.toml"]);
     succeeds(tutornet().args(["train", "--help-pipeline"])).prints(&["[[stage]]", "lambda = 0.25"]);
 }
@@ -272,7 +292,8 @@ fn overlong_and_impossible_utterances_are_left_out_and_counted() {
     let fixture = Fixture::get();
     let pipeline = fixture.pipeline("long", "objective = \"ctc\"\nmax_updates = 1");
     let more = ["--set", "data.max_seconds=2.5"];
-    succeeds(&mut fixture.train(&pipeline, "long", &more)).says(&["longer than data.max_seconds", "left out"]);
+    succeeds(&mut fixture.train(&pipeline, "long", &more))
+        .says(&["longer than data.max_seconds", "left out"]);
     fails(
         &mut fixture.train(&pipeline, "none", &["--set", "data.max_seconds=0.01"]),
         &["no utterance within data.max_seconds"],

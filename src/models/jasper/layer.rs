@@ -69,9 +69,16 @@ impl Layer {
         (self.convolve(x, weight), shift)
     }
 
-    /// The convolution, normalised by the batch's statistics, which go into `state`.
-    pub fn train_forward(&self, x: Tensor<3>, padding: &Padding, state: &mut TrainState) -> Tensor<3> {
-        self.norm.normalise(self.convolve(x, self.weight.val()), padding, state)
+    /// The convolution, normalised by the batch's statistics, which go into `state`; with `rectify`
+    /// through a ReLU, and zero beyond each utterance's end.
+    pub fn train_forward(
+        &self,
+        x: Tensor<3>,
+        padding: &Padding,
+        rectify: bool,
+        state: &mut TrainState,
+    ) -> Tensor<3> {
+        self.norm.normalise(self.convolve(x, self.weight.val()), padding, rectify, state)
     }
 
     fn convolve(&self, x: Tensor<3>, weight: Tensor<3>) -> Tensor<3> {

@@ -122,17 +122,19 @@ impl Block {
             *padding = padding.strided(layer.stride(), &x.device());
             let closing = index + 1 == self.layers.len();
             let residuals: &[Layer] = if closing { &self.residuals } else { &[] };
+            let fused = state.is_some() && residuals.is_empty();
             y = match state.as_deref_mut() {
                 None => layer.evaluate(y, residuals, shortcuts),
                 Some(state) => {
-                    let mut sum = layer.train_forward(y, padding, state);
+                    let mut sum = layer.train_forward(y, padding, fused, state);
                     for (residual, shortcut) in residuals.iter().zip(shortcuts) {
-                        sum = sum + residual.train_forward(shortcut.clone(), padding, state);
+                        sum = sum + residual.train_forward(shortcut.clone(), padding, false, state);
                     }
-                    state.drop_out(relu(sum), self.dropout)
+                    state.drop_out(if fused { sum } else { relu(sum) }, self.dropout)
                 }
             };
-            if !(last && closing) {
+            // A fused layer has masked already.
+            if !(last && closing || fused) {
                 y = padding.apply(y);
             }
         }

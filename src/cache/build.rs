@@ -1,0 +1,286 @@
+//! Stage one: a model runs once over a corpus, and what it computed becomes a cache.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use burn::tensor::Device;
+
+use super::Cache;
+use super::forward::Teacher;
+use super::identity::{CorpusIdentity, IDENTITY, Identity, Teacher as TeacherIdentity};
+use super::manifest::{MANIFEST, Manifest, ShardEntry};
+use super::resume::{self, Wanted};
+use super::schema::Key;
+use super::stage::{self, Done, Job};
+use crate::corpus::Corpus;
+use crate::device::{DeviceChoice, Precision};
+use crate::error::{Error, Result};
+use crate::files::{self, DirectoryLock};
+use crate::models::{self, Model, ModelConfig};
+use crate::progress::Progress;
+use crate::signal::Stop;
+
+/// What to cache, where, and how.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The teacher's model directory.
+    pub model: PathBuf,
+    /// The corpus to run it over.
+    pub corpus: PathBuf,
+    /// The cache directory.
+    pub out: PathBuf,
+    /// Where the teacher runs.
+    pub device: DeviceChoice,
+    /// Arithmetic of the forward pass.
+    pub precision: Precision,
+    /// Threads that encode.
+    pub workers: usize,
+    /// Padded audio of one batch, seconds.
+    pub batch_seconds: f64,
+    /// Temperature of an extra column with the softmax itself.
+    pub temperature: Option<f64>,
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summary {
+    /// Utterances of the complete cache; 0 for a bare run.
+    pub utterances: u64,
+    /// Output frames of the complete cache; 0 for a bare run.
+    pub frames: u64,
+    /// Compressed bytes of the hidden column over output frames of the complete cache.
+    pub bytes_per_frame: f64,
+    /// Shards of the cache, and how many of them were written by this run.
+    pub shards: (usize, usize),
+    /// Seconds of audio that went through the teacher in this run.
+    pub audio: f64,
+    /// Padding among the frames that went through the teacher, 0 to 1.
+    pub padding: f64,
+    /// Time of this run from the first batch to the last shard.
+    pub wall: Duration,
+    /// Time of it in the forward pass.
+    pub forward: Duration,
+}
+
+/// Builds a cache, or what is missing of it.
+///
+/// # Errors
+/// When model and corpus do not fit, the directory holds another cache or is being written, the
+/// teacher fails, or the disk does; everything finished stays and the same call goes on from there.
+pub fn build(options: &Options, stop: &Stop) -> Result<Summary> {
+    let source = Source::open(options)?;
+    files::create_dir(&options.out)?;
+    let _lock = DirectoryLock::acquire(&options.out)?;
+    files::sweep(&options.out)?;
+    let identity = &source.identity;
+    settle(identity, &options.out)?;
+    let cache = files::blake3_file(&options.out.join(IDENTITY))?;
+    let mut finished = resume::survey(&options.out, identity, &cache, &source.wanted)?;
+    let pending: Vec<usize> = (0..finished.len()).filter(|&shard| finished[shard].is_none()).collect();
+    let done = if pending.is_empty() {
+        Done::default()
+    } else {
+        if pending.len() < finished.len() {
+            let (ready, all) = (finished.len() - pending.len(), finished.len());
+            tracing::info!("{}: {ready} of {all} shards are there already", options.out.display());
+        }
+        resume::reopen(&options.out, &finished)?;
+        let teacher = source.teacher(options)?;
+        source.run(options, &pending, &cache, &teacher, stop, false)?
+    };
+    let written = done.shards.len();
+    for (shard, entry) in &done.shards {
+        finished[*shard] = Some(entry.clone());
+    }
+    let entries: Vec<ShardEntry> = finished.into_iter().flatten().collect();
+    if entries.len() < source.wanted.len() {
+        return Err(Error::invalid(format!(
+            "only {} of {} shards were written",
+            entries.len(),
+            source.wanted.len()
+        )));
+    }
+    let manifest = Manifest::new(&options.out, entries)?;
+    if Manifest::load(&options.out).ok().as_ref() != Some(&manifest) {
+        manifest.save(&options.out)?;
+    }
+    resume::remove_records(&options.out, &source.wanted)?;
+    let cache = Cache::open(&options.out)?;
+    Ok(Summary {
+        utterances: manifest.utterances,
+        frames: manifest.frames,
+        bytes_per_frame: cache.hidden_bytes_per_frame()?,
+        shards: (manifest.shards.len(), written),
+        ..summary(&done)
+    })
+}
+
+/// Runs the teacher over the batches that [`build`] would make of the whole corpus, and keeps nothing:
+/// what stage one cannot be faster than.
+///
+/// # Errors
+/// When model and corpus do not fit, or the teacher fails.
+pub fn bare(options: &Options, stop: &Stop) -> Result<Summary> {
+    let source = Source::open(options)?;
+    let teacher = source.teacher(options)?;
+    let pending: Vec<usize> = (0..source.wanted.len()).collect();
+    Ok(summary(&source.run(options, &pending, "", &teacher, stop, true)?))
+}
+
+fn summary(done: &Done) -> Summary {
+    Summary {
+        utterances: 0,
+        frames: 0,
+        bytes_per_frame: 0.0,
+        shards: (0, 0),
+        audio: done.valid as f64 / 100.0,
+        padding: 1.0 - done.valid as f64 / done.padded.max(1) as f64,
+        wall: done.wall,
+        forward: done.forward,
+    }
+}
+
+/// Everything that a cache is made from.
+struct Source {
+    corpus: Corpus,
+    identity: Identity,
+    wanted: Vec<Wanted>,
+}
+
+impl Source {
+    /// Opens the corpus and reads the model's configuration, not yet its weights.
+    fn open(options: &Options) -> Result<Self> {
+        if let Some(temperature) = options.temperature
+            && !(temperature.is_finite() && temperature > 0.0)
+        {
+            return Err(Error::invalid(format!("--temperature: expected more than 0, found {temperature}")));
+        }
+        if !(options.batch_seconds.is_finite() && options.batch_seconds > 0.0) {
+            let found = options.batch_seconds;
+            return Err(Error::invalid(format!("--batch-seconds: expected more than 0, found {found}")));
+        }
+        let corpus = Corpus::open(&options.corpus)?;
+        let config = ModelConfig::read(&options.model)?;
+        let heard = corpus.manifest().frontend;
+        if heard != config.frontend {
+            return Err(Error::mismatch(
+                format!("frontend of corpus {}", options.corpus.display()),
+                format!("`{}` (what model {} was trained on)", config.frontend.prep_arguments(), config.name),
+                format!("`{}`", heard.prep_arguments()),
+                format!(
+                    "prepare the corpus for this model: tutornet prep librispeech {}{} {} --out DIR",
+                    corpus.manifest().source,
+                    corpus.manifest().subsets.iter().map(|s| format!(" --subset {s}")).collect::<String>(),
+                    config.frontend.prep_arguments()
+                ),
+            ));
+        }
+        let teacher = TeacherIdentity { name: config.name.clone(), hash: models::identity(&options.model)? };
+        let count = |n: usize| u32::try_from(n).map_err(|_| Error::invalid(format!("{n} is too many")));
+        let mut identity = Identity::new(
+            teacher,
+            CorpusIdentity { hash: corpus.identity() },
+            config.frontend,
+            config.labels.clone(),
+            count(config.stride())?,
+            count(config.hidden_width())?,
+        );
+        identity.temperature = options.temperature;
+        identity.precision = options.precision.to_string();
+        let mut wanted = Vec::with_capacity(corpus.shard_count());
+        for (shard, entry) in corpus.manifest().shards.iter().enumerate() {
+            let utterances = &corpus.utterances()[corpus.shard(shard)];
+            let key = |u: &crate::corpus::Utterance| -> Result<Key> {
+                Ok(Key {
+                    utterance: u.id.clone(),
+                    samples: u.samples,
+                    audio_hash: u.audio_hash,
+                    frames: count(config.output_frames(u.frames as usize))?,
+                })
+            };
+            let keys = utterances.iter().map(key).collect::<Result<_>>()?;
+            wanted.push(Wanted { file: entry.file.clone(), keys });
+        }
+        Ok(Self { corpus, identity, wanted })
+    }
+
+    /// Opens the device and loads the weights.
+    fn teacher(&self, options: &Options) -> Result<Teacher> {
+        let device: Device = options.device.open_with(options.precision)?;
+        let model = Model::load(&options.model, &device)?;
+        Ok(Teacher::new(model, device, options.device.to_string()))
+    }
+
+    fn run(
+        &self,
+        options: &Options,
+        pending: &[usize],
+        cache: &str,
+        teacher: &Teacher,
+        stop: &Stop,
+        bare: bool,
+    ) -> Result<Done> {
+        let utterances =
+            pending.iter().flat_map(|&shard| &self.corpus.utterances()[self.corpus.shard(shard)]);
+        let frames: u64 = utterances.map(|u| u64::from(u.frames)).sum();
+        let progress = Progress::new("cache", "s of audio", frames / 100);
+        let job = Job {
+            corpus: &self.corpus,
+            dir: &options.out,
+            identity: &self.identity,
+            cache,
+            wanted: &self.wanted,
+            pending,
+            budget: frames_of(options.batch_seconds),
+            workers: options.workers.max(1),
+            progress: &progress,
+            stop,
+        };
+        let done = stage::run(&job, teacher, bare);
+        progress.finish();
+        done
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive and saturating")]
+fn frames_of(seconds: f64) -> usize {
+    (seconds * 100.0) as usize
+}
+
+/// Makes `out` a cache of `identity`: writes `cache.toml`, or compares the one that is there.
+fn settle(identity: &Identity, out: &Path) -> Result<()> {
+    let path = out.join(IDENTITY);
+    if !path.exists() {
+        let entries = std::fs::read_dir(out).map_err(|e| Error::io("list", out, e))?;
+        let foreign = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+        if let Some(name) = foreign.filter(|name| !name.starts_with('.')).min() {
+            let detail =
+                format!("expected a new, empty or cache directory, found {name} in it; give another --out");
+            return Err(Error::format(out, detail));
+        }
+        return identity.save(out);
+    }
+    match Identity::load(out) {
+        Ok(found) => identity.require(&found, out),
+        Err(error) => {
+            // The manifest knows what the damaged file was: if that is what this run would write, nothing
+            // is lost by writing it again.
+            if is_manifest_of(identity, out)? {
+                tracing::warn!("{error}; writing it again, as {MANIFEST} has it");
+                identity.save(out)
+            } else {
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Whether the manifest in `out` is whole and of exactly this identity.
+fn is_manifest_of(identity: &Identity, out: &Path) -> Result<bool> {
+    let Ok(text) = files::read_sealed(&out.join(MANIFEST)) else { return Ok(false) };
+    let Ok(manifest) = toml::from_str::<Manifest>(&text) else { return Ok(false) };
+    let scratch =
+        tempfile::tempdir().map_err(|e| Error::io("create a directory in", std::env::temp_dir(), e))?;
+    identity.save(scratch.path())?;
+    Ok(files::blake3_file(&scratch.path().join(IDENTITY))? == manifest.identity)
+}

@@ -1,0 +1,216 @@
+//! Which shards of a cache are finished: what a killed run leaves, and how much of it is trusted.
+//!
+//! A finished shard has a record beside it, `shard-00000.done`: sealed, with the file's size and BLAKE3,
+//! written after the shard and gone when the manifest takes its place. A shard that has neither record
+//! nor manifest entry (the process died between the two files, or the manifest itself was damaged) is
+//! trusted when every row is the corpus' and every payload passes its checksum.
+
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use super::identity::Identity;
+use super::manifest::{MANIFEST, Manifest, ShardEntry};
+use super::rows::Rows;
+use super::schema::Key;
+use crate::error::{Error, Result};
+use crate::files;
+
+/// Extension of the record of a finished shard.
+const RECORD: &str = "done";
+
+/// One shard that a cache has to have.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// File name, that of the corpus' shard.
+    pub file: String,
+    /// Its rows.
+    pub keys: Vec<Key>,
+}
+
+/// The entry of every wanted shard that is finished, `None` where there is work to do.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn survey(
+    dir: &Path,
+    identity: &Identity,
+    cache: &str,
+    wanted: &[Wanted],
+) -> Result<Vec<Option<ShardEntry>>> {
+    let manifest = match Manifest::load(dir) {
+        Ok(manifest) => Some(manifest),
+        Err(e) => {
+            if dir.join(MANIFEST).exists() {
+                tracing::warn!("{e}; every shard is checked by its checksums instead");
+            }
+            None
+        }
+    };
+    wanted
+        .par_iter()
+        .map(|wanted| {
+            let listed = manifest.as_ref().and_then(|m| m.shards.iter().find(|s| s.file == wanted.file));
+            let entry = listed.cloned().or_else(|| read_record(dir, &wanted.file));
+            let Some(entry) = entry else { return by_contents(dir, identity, cache, wanted) };
+            match entry.difference(dir)? {
+                None => Ok(Some(entry)),
+                Some(difference) => {
+                    tracing::warn!("{}: {difference}; writing it again", dir.join(&wanted.file).display());
+                    Ok(None)
+                }
+            }
+        })
+        .collect()
+}
+
+/// Takes the manifest away before shards change under it; the records of the good ones stay.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn reopen(dir: &Path, finished: &[Option<ShardEntry>]) -> Result<()> {
+    if !dir.join(MANIFEST).exists() {
+        return Ok(());
+    }
+    for entry in finished.iter().flatten() {
+        write_record(dir, entry)?;
+    }
+    remove(&dir.join(MANIFEST))
+}
+
+/// Records that a shard is finished.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn write_record(dir: &Path, entry: &ShardEntry) -> Result<()> {
+    let path = record_path(dir, &entry.file);
+    let text = toml::to_string(entry).map_err(|e| Error::format(&path, e.to_string()))?;
+    files::write_sealed(&path, &text)
+}
+
+/// Removes the records, once the manifest is there.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn remove_records(dir: &Path, wanted: &[Wanted]) -> Result<()> {
+    let records = wanted.iter().map(|w| record_path(dir, &w.file));
+    records.filter(|path| path.exists()).try_for_each(|path| remove(&path))
+}
+
+fn read_record(dir: &Path, file: &str) -> Option<ShardEntry> {
+    let text = files::read_sealed(&record_path(dir, file)).ok()?;
+    toml::from_str(&text).ok().filter(|entry: &ShardEntry| entry.file == file)
+}
+
+fn by_contents(dir: &Path, identity: &Identity, cache: &str, wanted: &Wanted) -> Result<Option<ShardEntry>> {
+    let path = dir.join(&wanted.file);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let check = || -> Result<u64> {
+        let rows = Rows::open(&path, identity, cache)?;
+        if rows.keys() != wanted.keys {
+            return Err(Error::format(&path, "its rows are not those of the corpus' shard"));
+        }
+        let mut scratch = Vec::new();
+        for row in 0..rows.keys().len() {
+            for column in rows.columns() {
+                rows.check(column, row, &mut scratch)?;
+            }
+        }
+        Ok(rows.keys().iter().map(|k| u64::from(k.frames)).sum())
+    };
+    match check() {
+        Ok(frames) => {
+            let bytes = std::fs::metadata(&path).map_err(|e| Error::io("read", &path, e))?.len();
+            let (rows, blake3) = (wanted.keys.len() as u64, files::blake3_file(&path)?);
+            Ok(Some(ShardEntry { file: wanted.file.clone(), rows, frames, bytes, blake3 }))
+        }
+        Err(e) => {
+            tracing::warn!("{e}; writing it again");
+            Ok(None)
+        }
+    }
+}
+
+fn record_path(dir: &Path, file: &str) -> PathBuf {
+    dir.join(file).with_extension(RECORD)
+}
+
+fn remove(path: &Path) -> Result<()> {
+    std::fs::remove_file(path).map_err(|e| Error::io("remove", path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::identity::tests::example;
+    use super::super::tests::write_cache;
+    use super::*;
+
+    /// A complete cache of two shards, and what it has to have.
+    fn complete(dir: &Path) -> (Identity, String, Vec<Wanted>) {
+        let identity = example(16);
+        let keys: Vec<Key> = write_cache(dir, &identity, 2).into_iter().map(|v| v.key).collect();
+        let cache = files::blake3_file(&dir.join("cache.toml")).unwrap();
+        let wanted = keys.chunks(3).enumerate();
+        let wanted = wanted.map(|(i, k)| Wanted { file: format!("shard-{i:05}.parquet"), keys: k.to_vec() });
+        (identity, cache, wanted.collect())
+    }
+
+    fn finished(dir: &Path, of: &(Identity, String, Vec<Wanted>)) -> Vec<bool> {
+        survey(dir, &of.0, &of.1, &of.2).unwrap().iter().map(Option::is_some).collect()
+    }
+
+    #[test]
+    fn a_bad_shard_is_found_with_and_without_a_manifest() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path();
+        let of = complete(dir);
+        assert_eq!(finished(dir, &of), [true, true]);
+        let path = dir.join("shard-00001.parquet");
+        let good = std::fs::read(&path).unwrap();
+        let mut bad = good.clone();
+        bad[good.len() / 2] ^= 4;
+
+        // By the manifest, then by records, then by contents.
+        std::fs::write(&path, &bad).unwrap();
+        assert_eq!(finished(dir, &of), [true, false]);
+        std::fs::write(&path, &good).unwrap();
+        let entries = survey(dir, &of.0, &of.1, &of.2).unwrap();
+        reopen(dir, &entries).unwrap();
+        assert!(!dir.join(MANIFEST).exists() && dir.join("shard-00001.done").exists());
+        assert_eq!(survey(dir, &of.0, &of.1, &of.2).unwrap(), entries);
+        std::fs::write(&path, &bad).unwrap();
+        assert_eq!(finished(dir, &of), [true, false]);
+        remove_records(dir, &of.2).unwrap();
+        assert!(!dir.join("shard-00001.done").exists());
+        assert_eq!(finished(dir, &of), [true, false]);
+        std::fs::write(&path, &good).unwrap();
+        assert_eq!(survey(dir, &of.0, &of.1, &of.2).unwrap(), entries);
+    }
+
+    #[test]
+    fn a_shard_of_other_utterances_is_not_taken() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path();
+        let mut of = complete(dir);
+        std::fs::remove_file(dir.join(MANIFEST)).unwrap();
+        of.2[0].keys[1].samples += 1;
+        assert_eq!(finished(dir, &of), [false, true]);
+        std::fs::remove_file(dir.join("shard-00001.parquet")).unwrap();
+        assert_eq!(finished(dir, &of), [false, false]);
+    }
+
+    #[test]
+    fn a_damaged_record_is_no_record() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path();
+        let of = complete(dir);
+        reopen(dir, &survey(dir, &of.0, &of.1, &of.2).unwrap()).unwrap();
+        let path = dir.join("shard-00000.done");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[10] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(finished(dir, &of), [true, true], "the contents speak for themselves");
+    }
+}

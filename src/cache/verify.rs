@@ -1,0 +1,291 @@
+//! What a cache holds, and whether every byte is as it was written.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::identity::{IDENTITY, Identity};
+use super::manifest::{MANIFEST, Manifest, ShardEntry};
+use super::rows::Rows;
+use super::schema::POSTERIOR;
+use super::{Cache, codec};
+use crate::error::{Error, Result};
+use crate::features::Frontend;
+use crate::shard::Problem;
+
+/// A cache in numbers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Description {
+    /// Always `cache`.
+    pub kind: &'static str,
+    /// Version of the format.
+    pub version: u32,
+    /// BLAKE3 of `cache.toml`.
+    pub identity: String,
+    /// Name of the teacher.
+    pub teacher: String,
+    /// BLAKE3 of what the teacher computes.
+    pub teacher_hash: String,
+    /// Identity of the corpus.
+    pub corpus: String,
+    /// The features the teacher was fed.
+    pub frontend: Frontend,
+    /// Feature frames per output frame.
+    pub stride: u32,
+    /// Number of labels, the blank included.
+    pub labels: usize,
+    /// Arithmetic of the forward pass.
+    pub precision: String,
+    /// Temperature of the column `softmax`, if there is one.
+    pub temperature: Option<f64>,
+    /// Utterances.
+    pub utterances: u64,
+    /// Output frames.
+    pub frames: u64,
+    /// Seconds of audio.
+    pub seconds: f64,
+    /// The hidden states.
+    pub hidden: Hidden,
+    /// The frame weights.
+    pub frame_weight: FrameWeight,
+    /// Compressed bytes of the posteriors over output frames.
+    pub posterior_bytes_per_frame: f64,
+    /// Shards.
+    pub shards: usize,
+    /// Size of all shards.
+    pub bytes: u64,
+}
+
+/// The column `hidden`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Hidden {
+    /// How it is stored.
+    pub codec: String,
+    /// Channels.
+    pub width: u32,
+    /// Compressed bytes in the Parquet metadata over output frames.
+    pub bytes_per_frame: f64,
+}
+
+/// The column `frame_weight`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FrameWeight {
+    /// Mean over all frames.
+    pub mean: f64,
+    /// Standard deviation over all frames.
+    pub deviation: f64,
+    /// Smallest and largest.
+    pub range: [f32; 2],
+}
+
+/// Describes a complete cache; of the payloads, only the frame weights are read.
+///
+/// # Errors
+/// As [`Cache::open`], and when a frame weight is not what was written.
+pub fn describe(dir: &Path) -> Result<Description> {
+    let cache = Cache::open(dir)?;
+    let (identity, manifest) = (cache.identity(), cache.manifest());
+    let frames = manifest.frames.max(1) as f64;
+    Ok(Description {
+        kind: "cache",
+        version: identity.version,
+        identity: manifest.identity.clone(),
+        teacher: identity.teacher.name.clone(),
+        teacher_hash: identity.teacher.hash.clone(),
+        corpus: identity.corpus.hash.clone(),
+        frontend: identity.frontend,
+        stride: identity.stride,
+        labels: identity.labels.count(),
+        precision: identity.precision.clone(),
+        temperature: identity.temperature,
+        utterances: manifest.utterances,
+        frames: manifest.frames,
+        seconds: cache.entries().iter().map(|e| e.samples).sum::<u64>() as f64 / 16_000.0,
+        hidden: Hidden {
+            codec: codec::F16.to_owned(),
+            width: identity.hidden_width,
+            bytes_per_frame: cache.hidden_bytes_per_frame()?,
+        },
+        frame_weight: frame_weights(&cache)?,
+        posterior_bytes_per_frame: cache.compressed_bytes(POSTERIOR)? as f64 / frames,
+        shards: manifest.shards.len(),
+        bytes: manifest.shards.iter().map(|s| s.bytes).sum(),
+    })
+}
+
+fn frame_weights(cache: &Cache) -> Result<FrameWeight> {
+    let (mut sum, mut squares) = (0f64, 0f64);
+    let (mut least, mut most) = (f32::INFINITY, f32::NEG_INFINITY);
+    let (mut weights, mut count) = (Vec::new(), 0u64);
+    for index in 0..cache.entries().len() {
+        cache.frame_weight(index, &mut weights)?;
+        count += weights.len() as u64;
+        for &weight in &weights {
+            sum += f64::from(weight);
+            squares += f64::from(weight).powi(2);
+            least = least.min(weight);
+            most = most.max(weight);
+        }
+    }
+    if count == 0 {
+        return Ok(FrameWeight { mean: 0.0, deviation: 0.0, range: [0.0; 2] });
+    }
+    let mean = sum / count as f64;
+    let deviation = (squares / count as f64 - mean * mean).max(0.0).sqrt();
+    Ok(FrameWeight { mean, deviation, range: [least, most] })
+}
+
+/// Reads every byte of a cache and lists what is not as it was written: the seals of `cache.toml` and
+/// `manifest.toml`, the BLAKE3 of every shard, the checksum of every payload, and shards that no
+/// manifest knows. `progress` is told bytes done and in all.
+///
+/// # Errors
+/// When the directory cannot be listed; damage is no error here.
+pub fn verify(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<Problem>> {
+    let identity = Identity::load(dir);
+    let manifest = Manifest::load(dir);
+    let mut problems = Vec::new();
+    if let Err(e) = &identity {
+        problems.push(Problem::file(dir.join(IDENTITY), words(e)));
+    }
+    let manifest = match manifest {
+        Ok(manifest) => manifest,
+        Err(e) => {
+            problems.push(Problem::file(dir.join(MANIFEST), words(&e)));
+            return Ok(problems);
+        }
+    };
+    let total: u64 = manifest.shards.iter().map(|s| s.bytes).sum();
+    let mut done = 0;
+    progress(done, total);
+    for entry in &manifest.shards {
+        let before = problems.len();
+        if let Ok(identity) = &identity {
+            verify_rows(dir, entry, identity, &manifest.identity, &mut problems);
+        }
+        match entry.difference(dir) {
+            Ok(None) => {}
+            // Named more precisely above.
+            Ok(Some(_)) if problems.len() > before => {}
+            Ok(Some(difference)) => problems.push(Problem::file(dir.join(&entry.file), difference)),
+            Err(e) => problems.push(Problem::file(dir.join(&entry.file), words(&e))),
+        }
+        done += entry.bytes;
+        progress(done, total);
+    }
+    surplus(dir, &manifest, &mut problems)?;
+    Ok(problems)
+}
+
+/// Every payload of a shard against its checksum.
+fn verify_rows(
+    dir: &Path,
+    entry: &ShardEntry,
+    identity: &Identity,
+    cache: &str,
+    problems: &mut Vec<Problem>,
+) {
+    let path = dir.join(&entry.file);
+    match entry.size_difference(dir) {
+        Ok(None) => {}
+        // The comparison with the manifest reports it.
+        Ok(Some(_)) | Err(_) => return,
+    }
+    let rows = match Rows::open(&path, identity, cache) {
+        Ok(rows) => rows,
+        Err(e) => {
+            problems.push(Problem::file(&path, words(&e)));
+            return;
+        }
+    };
+    let mut scratch = Vec::new();
+    for (row, key) in rows.keys().iter().enumerate() {
+        for column in rows.columns() {
+            if let Err(e) = rows.check(column, row, &mut scratch) {
+                problems.push(Problem {
+                    path: path.clone(),
+                    utterance: Some(key.utterance.clone()),
+                    column: Some((*column).to_owned()),
+                    detail: words(&e),
+                });
+            }
+        }
+    }
+}
+
+/// Shards that the manifest does not have.
+fn surplus(dir: &Path, manifest: &Manifest, problems: &mut Vec<Problem>) -> Result<()> {
+    let entries = std::fs::read_dir(dir).map_err(|e| Error::io("list", dir, e))?;
+    let mut names: Vec<_> = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    for name in names.iter().filter(|n| n.ends_with(".parquet") && !n.starts_with('.')) {
+        if !manifest.shards.iter().any(|s| s.file == *name) {
+            problems.push(Problem::file(dir.join(name), format!("a shard that {MANIFEST} does not have")));
+        }
+    }
+    Ok(())
+}
+
+/// What went wrong without the place, which a [`Problem`] names itself.
+fn words(error: &Error) -> String {
+    match error {
+        Error::Io { action, source, .. } => format!("cannot {action}: {source}"),
+        Error::Format { detail, .. } | Error::Corrupt { detail, .. } => detail.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::identity::tests::example;
+    use super::super::tests::write_cache;
+    use super::*;
+
+    fn check(dir: &Path) -> Vec<String> {
+        verify(dir, &mut |_, _| {}).unwrap().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_whole_cache_has_no_problem_and_figures() {
+        let dir = tempfile::tempdir().unwrap();
+        let values = write_cache(dir.path(), &example(16), 2);
+        assert_eq!(check(dir.path()), Vec::<String>::new());
+        let found = describe(dir.path()).unwrap();
+        let frames: u64 = values.iter().map(|v| u64::from(v.key.frames)).sum();
+        assert_eq!((found.utterances, found.frames, found.hidden.width), (6, frames, 16));
+        assert!(found.frame_weight.range[0] > 0.5 && found.frame_weight.range[1] < 1.0, "{found:?}");
+        assert!(found.frame_weight.deviation > 0.0 && found.frame_weight.mean > 0.5);
+    }
+
+    #[test]
+    fn every_flipped_byte_is_found_and_the_rest_is_read_on() {
+        let dir = tempfile::tempdir().unwrap();
+        write_cache(dir.path(), &example(16), 2);
+        for file in ["shard-00000.parquet", "cache.toml", "manifest.toml"] {
+            let path = dir.path().join(file);
+            let good = std::fs::read(&path).unwrap();
+            for at in (0..good.len()).step_by(if file.ends_with("toml") { 7 } else { 101 }) {
+                let mut bytes = good.clone();
+                bytes[at] ^= 32;
+                std::fs::write(&path, &bytes).unwrap();
+                let problems = check(dir.path());
+                assert!(problems.iter().any(|p| p.contains(file)), "{file} byte {at}: {problems:?}");
+            }
+            std::fs::write(&path, &good).unwrap();
+        }
+        // Two bad shards, a surplus one: all listed.
+        for file in ["shard-00000.parquet", "shard-00001.parquet"] {
+            let path = dir.path().join(file);
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[300] ^= 1;
+            std::fs::write(&path, &bytes).unwrap();
+        }
+        std::fs::write(dir.path().join("shard-00009.parquet"), b"x").unwrap();
+        let problems = check(dir.path());
+        for file in ["shard-00000", "shard-00001", "shard-00009"] {
+            assert!(problems.iter().any(|p| p.contains(file)), "{file}: {problems:?}");
+        }
+        std::fs::remove_file(dir.path().join("shard-00000.parquet")).unwrap();
+        assert!(check(dir.path()).iter().any(|p| p.contains("missing")));
+    }
+}

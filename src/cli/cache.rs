@@ -1,0 +1,144 @@
+//! `tutornet cache`: a teacher runs once over a corpus.
+
+use std::path::PathBuf;
+
+use super::Context;
+use crate::cache::{self, Options, Summary};
+use crate::device::{DeviceChoice, Precision};
+
+const EXAMPLES: &str = "\
+Examples:
+  tutornet cache --model models/quartznet --corpus corpora/clean-100 --out caches/quartznet/clean-100
+  tutornet cache --model models/quartznet --corpus corpora/clean-100 --out caches/quartznet/clean-100 \\
+      --device cuda:0 --batch-seconds 960
+
+Run the same command again after an interruption: it goes on after the last complete shard. Run over a
+complete cache, it checks every shard and writes again what is missing or bad.";
+
+/// Arguments of `tutornet cache`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The teacher: a model directory
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// The corpus to run it over, prepared for the teacher's frontend
+    #[arg(long, value_name = "DIR")]
+    corpus: PathBuf,
+    /// The cache directory to make or to complete
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Where the teacher runs: auto, cpu, wgpu[:i] or cuda[:i]
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
+    /// Arithmetic of the forward pass; f16 where the device computes in it
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    precision: Precision,
+    /// Threads that encode what the teacher computes [default: half of the cores]
+    #[arg(long, value_name = "N", value_parser = super::prep::at_least_one)]
+    workers: Option<usize>,
+    /// Padded audio of one batch; halved where the device has too little memory
+    #[arg(long, value_name = "SECONDS", default_value_t = 120.0, value_parser = positive)]
+    batch_seconds: f64,
+    /// Add a column with the softmax at this temperature, ready to use (students do not need it: any
+    /// temperature is served from the posterior)
+    #[arg(long, value_name = "T", value_parser = positive)]
+    temperature: Option<f64>,
+    /// Run the forward passes alone and keep nothing: what `cache` cannot be faster than
+    #[arg(long, hide = true)]
+    bare: bool,
+    /// Print the summary as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// A finite number above 0.
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
+        _ => Err("expected a number above 0".to_owned()),
+    }
+}
+
+/// Runs `tutornet cache`.
+///
+/// # Errors
+/// See [`crate::cache::build`].
+pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let options = Options {
+        model: args.model,
+        corpus: args.corpus,
+        out: args.out,
+        device: args.device,
+        precision: args.precision,
+        workers: args.workers.unwrap_or(cores.div_ceil(2)),
+        batch_seconds: args.batch_seconds,
+        temperature: args.temperature,
+    };
+    let summary = if args.bare {
+        cache::bare(&options, &context.stop)?
+    } else {
+        cache::build(&options, &context.stop)?
+    };
+    if !args.bare {
+        tracing::info!(
+            "{}: {} utterances, {} frames, {:.0} bytes a frame of hidden states",
+            options.out.display(),
+            summary.utterances,
+            summary.frames,
+            summary.bytes_per_frame
+        );
+        if summary.shards.1 == 0 {
+            tracing::info!("complete already: every shard is as it was written");
+        }
+    }
+    if summary.audio > 0.0 {
+        tracing::info!("{}", speed(&summary));
+    }
+    if args.json {
+        super::print(&json(&summary).to_string())?;
+    }
+    Ok(())
+}
+
+fn speed(summary: &Summary) -> String {
+    let wall = summary.wall.as_secs_f64().max(1e-9);
+    format!(
+        "{:.0} s of audio in {wall:.1} s: {:.1} times real time; {:.1} % of that in the forward pass, {:.1} % \
+         of its frames were padding",
+        summary.audio,
+        summary.audio / wall,
+        100.0 * summary.forward.as_secs_f64() / wall,
+        100.0 * summary.padding
+    )
+}
+
+fn json(summary: &Summary) -> serde_json::Value {
+    let wall = summary.wall.as_secs_f64();
+    serde_json::json!({
+        "utterances": summary.utterances,
+        "frames": summary.frames,
+        "hidden_bytes_per_frame": summary.bytes_per_frame,
+        "shards": summary.shards.0,
+        "shards_written": summary.shards.1,
+        "audio_seconds": summary.audio,
+        "seconds": wall,
+        "forward_seconds": summary.forward.as_secs_f64(),
+        "audio_per_second": if wall > 0.0 { summary.audio / wall } else { 0.0 },
+        "padding": summary.padding,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_above_zero_only() {
+        assert_eq!(positive("2.5"), Ok(2.5));
+        for bad in ["0", "-1", "NaN", "inf", "x"] {
+            assert!(positive(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! `tutornet inspect`: what a directory or a preset is, in figures.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::Context;
+use super::kind::{Kind, STUDENT};
+use crate::report::RunRecord;
+use crate::{cache, corpus, models};
+
+/// Arguments of `tutornet inspect`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A corpus, model, cache or run directory, or the name of a preset (such as jasper-mini)
+    what: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `tutornet inspect`.
+///
+/// # Errors
+/// When `what` is none of ours, is not complete, or was changed.
+pub fn run(args: Args, _context: &Context) -> anyhow::Result<()> {
+    let value = describe(&args.what)?;
+    if args.json {
+        return super::print(&value.to_string());
+    }
+    let mut lines = Vec::new();
+    list("", &value, &mut lines);
+    let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let lines: Vec<String> =
+        lines.into_iter().map(|(name, value)| format!("{name:width$}  {value}")).collect();
+    super::print(&lines.join("\n"))
+}
+
+fn describe(what: &Path) -> anyhow::Result<Value> {
+    // A name without a separator that is no path is a preset's, or a mistake that lists them.
+    if !what.exists() && what.components().count() == 1 {
+        return model(&what.to_string_lossy());
+    }
+    if what.file_name().is_some_and(|name| name == models::MODEL_FILE) {
+        return model(&what.to_string_lossy());
+    }
+    Ok(match Kind::of(what)? {
+        Kind::Corpus => serde_json::to_value(corpus::describe(what)?)?,
+        Kind::Cache => serde_json::to_value(cache::describe(what)?)?,
+        Kind::Model => model(&what.to_string_lossy())?,
+        Kind::Run => run_directory(what)?,
+    })
+}
+
+fn model(what: &str) -> anyhow::Result<Value> {
+    let mut value = json!({ "kind": "model" });
+    let summary = serde_json::to_value(models::describe(what)?)?;
+    if let (Some(value), Value::Object(summary)) = (value.as_object_mut(), summary) {
+        value.extend(summary);
+    }
+    Ok(value)
+}
+
+fn run_directory(dir: &Path) -> anyhow::Result<Value> {
+    let record = RunRecord::read(dir)?;
+    let student = dir.join(STUDENT);
+    let last = |points: &[(u64, f64)]| points.last().map(|point| point.1);
+    let scores: Value = record
+        .scores
+        .iter()
+        .map(|(name, scored)| Ok((name.clone(), serde_json::to_value(&scored.scores)?)))
+        .collect::<Result<serde_json::Map<_, _>, serde_json::Error>>()?
+        .into();
+    Ok(json!({
+        "kind": "run",
+        "name": record.name,
+        "method": record.method,
+        "updates": record.metrics.updates,
+        "dev_cer": last(&record.metrics.dev_cer),
+        "scores": scores,
+        "student": student.exists().then(|| models::describe(&student.to_string_lossy())).transpose()?,
+    }))
+}
+
+/// Flattens a JSON value into `path  value` lines; of tables, one line a row.
+fn list(path: &str, value: &Value, lines: &mut Vec<(String, String)>) {
+    let under = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    match value {
+        Value::Object(entries) => {
+            for (name, value) in entries {
+                list(&under(name), value, lines);
+            }
+        }
+        Value::Array(rows) if rows.iter().any(Value::is_object) => {
+            for row in rows.iter().filter_map(Value::as_object) {
+                let cells = row.iter().map(|(name, value)| format!("{name} {}", plain(value)));
+                lines.push((path.to_owned(), cells.collect::<Vec<_>>().join(", ")));
+            }
+        }
+        Value::Array(values) => {
+            lines.push((path.to_owned(), values.iter().map(plain).collect::<Vec<_>>().join(" ")));
+        }
+        Value::Null => {}
+        value => lines.push((path.to_owned(), plain(value))),
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) if number.is_f64() => {
+            let number = number.as_f64().unwrap_or_default();
+            format!("{number:.4}").trim_end_matches('0').trim_end_matches('.').to_owned()
+        }
+        value => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_become_lines() {
+        let value = json!({
+            "kind": "model", "none": null, "hidden": { "codec": "f16", "bytes": 985.25 },
+            "seconds": [1.5, 2.0], "layers": [{ "name": "a", "kernel": 3 }, { "name": "b", "kernel": 5 }],
+        });
+        let mut lines = Vec::new();
+        list("", &value, &mut lines);
+        let lines: Vec<_> = lines.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+        assert_eq!(
+            lines,
+            [
+                ("kind", "model"),
+                ("hidden.codec", "f16"),
+                ("hidden.bytes", "985.25"),
+                ("seconds", "1.5 2"),
+                ("layers", "name a, kernel 3"),
+                ("layers", "name b, kernel 5"),
+            ]
+        );
+    }
+}

@@ -1,0 +1,56 @@
+//! What a path is: every directory between two stages has a file that no other kind has.
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::{cache, corpus, models};
+
+/// Kinds of directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Made by `prep`.
+    Corpus,
+    /// Made by `import` or `train`.
+    Model,
+    /// Made by `cache`.
+    Cache,
+    /// Made by `train`.
+    Run,
+}
+
+/// The resolved pipeline of a run directory.
+pub const PIPELINE: &str = "pipeline.toml";
+/// The student's model directory in a run directory.
+pub const STUDENT: &str = "student";
+
+impl Kind {
+    /// Looks at the names in the directory.
+    ///
+    /// # Errors
+    /// When it is none of ours; the message says what each kind has.
+    pub fn of(dir: &Path) -> Result<Self> {
+        let has = |name: &str| dir.join(name).exists();
+        if has(cache::identity::IDENTITY) || has(cache::manifest::MANIFEST) {
+            Ok(Self::Cache)
+        } else if has(corpus::MANIFEST) {
+            Ok(Self::Corpus)
+        } else if has(models::MODEL_FILE) {
+            Ok(Self::Model)
+        } else if has(PIPELINE) {
+            Ok(Self::Run)
+        } else {
+            let detail = if dir.exists() {
+                format!(
+                    "expected a corpus (with {}), a model ({}), a cache ({}) or a run ({PIPELINE}), found none \
+                     of these files: not complete, or another directory",
+                    corpus::MANIFEST,
+                    models::MODEL_FILE,
+                    cache::identity::IDENTITY
+                )
+            } else {
+                "there is no such directory".to_owned()
+            };
+            Err(Error::format(dir, detail))
+        }
+    }
+}
