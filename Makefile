@@ -62,9 +62,9 @@ endef
 
 $(DEMO_RUNS:%=$(DEMO)/%/.done): $(DEMO)/%/.done: pipelines/demo-%.toml $(DEMO_CORPORA) | $(TUTORNET)
 	$(call train,$<,$(@D),cpu)
-$(DEMO)/skd/.done $(DEMO)/rkd-skd/.done: $(DEMO)/cache/cache.toml
+$(DEMO)/skd/.done $(DEMO)/rkd-skd/.done: $(DEMO)/cache/manifest.toml
 
-$(DEMO)/cache/cache.toml: $(DEMO)/teacher/.done $(DEMO)/corpus/train/corpus.toml | $(TUTORNET)
+$(DEMO)/cache/manifest.toml: $(DEMO)/teacher/.done $(DEMO)/corpus/train/corpus.toml | $(TUTORNET)
 	@if [ -e $@ ]; then rm -rf $(@D); fi
 	$(TUTORNET) cache --model $(DEMO)/teacher/student --corpus $(DEMO)/corpus/train --out $(@D) --device cpu
 
@@ -88,8 +88,8 @@ CACHE ?= caches/$(notdir $(TEACHER:%/=%))/$(notdir $(CORPUS:%/=%))
 RUN ?= runs/$(basename $(notdir $(PIPELINE)))
 
 ifneq ($(TEACHER),)
-cache: $(CACHE)/cache.toml
-$(CACHE)/cache.toml: $(TEACHER)/model.toml $(CORPUS)/corpus.toml | $(TUTORNET)
+cache: $(CACHE)/manifest.toml
+$(CACHE)/manifest.toml: $(TEACHER)/model.toml $(CORPUS)/corpus.toml | $(TUTORNET)
 	$(TUTORNET) cache --model $(TEACHER) --corpus $(CORPUS) --out $(@D) --device $(DEVICE)
 	@touch $@
 else
@@ -100,7 +100,7 @@ endif
 ifneq ($(PIPELINE),)
 # Every directory that the pipeline names and that is a corpus, a cache or a model.
 NAMED := $(shell grep -v '^ *\#' $(PIPELINE) | grep -oE '"[^"]+"' | tr -d '"')
-INPUTS := $(wildcard $(foreach dir,$(NAMED),$(dir)/corpus.toml $(dir)/cache.toml $(dir)/model.toml))
+INPUTS := $(wildcard $(foreach dir,$(NAMED),$(dir)/corpus.toml $(dir)/manifest.toml $(dir)/model.toml))
 train: $(RUN)/.done
 $(RUN)/.done: $(PIPELINE) $(INPUTS) | $(TUTORNET)
 	$(call train,$<,$(@D),$(DEVICE))

@@ -47,8 +47,12 @@ impl Pending {
     /// Opens a temporary file beside `target`.
     ///
     /// # Errors
-    /// When the directory does not take a new file.
+    /// When the directory does not take a new file, or `target` is something other than a file:
+    /// the rename would replace a device such as `/dev/null` by a file.
     pub fn create(target: &Path) -> Result<Self> {
+        if std::fs::metadata(target).is_ok_and(|m| !m.is_file()) {
+            return Err(Error::format(target, "expected a file or a free name, found a directory or device"));
+        }
         let directory = parent(target);
         let temporary = tempfile::Builder::new()
             .prefix(TEMPORARY)
@@ -205,6 +209,18 @@ impl DirectoryLock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn devices_and_directories_are_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = dir.path().join("device");
+        std::os::unix::fs::symlink("/dev/zero", &device).unwrap();
+        for target in [device.as_path(), dir.path()] {
+            let message = write(target, b"text").unwrap_err().to_string();
+            assert!(message.contains("found a directory or device"), "{message}");
+        }
+        assert!(device.is_symlink());
+    }
 
     #[test]
     fn a_seal_holds_and_breaks() {

@@ -69,6 +69,9 @@ pub struct Summary {
 /// teacher fails, or the disk does; everything finished stays and the same call goes on from there.
 pub fn build(options: &Options, stop: &Stop) -> Result<Summary> {
     let source = Source::open(options)?;
+    // A device that is not there leaves no cache behind that is of nothing yet.
+    let begun = options.out.join(IDENTITY).exists();
+    let device = if begun { None } else { Some(options.device.open_with(options.precision)?) };
     files::create_dir(&options.out)?;
     let _lock = DirectoryLock::acquire(&options.out)?;
     files::sweep(&options.out)?;
@@ -85,7 +88,7 @@ pub fn build(options: &Options, stop: &Stop) -> Result<Summary> {
             tracing::info!("{}: {ready} of {all} shards are there already", options.out.display());
         }
         resume::reopen(&options.out, &finished)?;
-        let teacher = source.teacher(options)?;
+        let teacher = source.teacher(options, device)?;
         source.run(options, &pending, &cache, &teacher, stop, false)?
     };
     let written = done.shards.len();
@@ -122,7 +125,7 @@ pub fn build(options: &Options, stop: &Stop) -> Result<Summary> {
 /// When model and corpus do not fit, or the teacher fails.
 pub fn bare(options: &Options, stop: &Stop) -> Result<Summary> {
     let source = Source::open(options)?;
-    let teacher = source.teacher(options)?;
+    let teacher = source.teacher(options, None)?;
     let pending: Vec<usize> = (0..source.wanted.len()).collect();
     Ok(summary(&source.run(options, &pending, "", &teacher, stop, true)?))
 }
@@ -204,9 +207,12 @@ impl Source {
         Ok(Self { corpus, identity, wanted })
     }
 
-    /// Opens the device and loads the weights.
-    fn teacher(&self, options: &Options) -> Result<Teacher> {
-        let device: Device = options.device.open_with(options.precision)?;
+    /// Opens the device, unless it is open, and loads the weights.
+    fn teacher(&self, options: &Options, device: Option<Device>) -> Result<Teacher> {
+        let device = match device {
+            Some(device) => device,
+            None => options.device.open_with(options.precision)?,
+        };
         let model = Model::load(&options.model, &device)?;
         Ok(Teacher::new(model, device, options.device.to_string()))
     }

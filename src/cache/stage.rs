@@ -160,7 +160,9 @@ fn forward(
     let mut limit = usize::MAX;
     for (shard, batch, input) in inputs {
         if job.stop.requested() {
-            return Err(Error::Interrupted("the shard in hand is dropped".to_owned()));
+            return Err(Error::Interrupted(
+                "the finished shards are kept; the same command goes on after them".to_owned(),
+            ));
         }
         if batch.padded == 0 {
             let rows = batch.rows.iter().map(|&row| Encode { shard, row, from: None });

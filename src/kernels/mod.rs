@@ -5,10 +5,12 @@
 
 mod conv1d;
 mod conv1d_cpu;
+#[expect(clippy::cast_possible_truncation, reason = "sums are f64, tensors f32")]
 mod ctc;
 mod extension;
 mod norm;
 mod norm_backend;
+#[expect(clippy::cast_possible_truncation, reason = "sums are f64, tensors f32")]
 mod norm_cpu;
 mod simd;
 mod sum;

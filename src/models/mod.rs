@@ -22,8 +22,9 @@ pub use norm::{BatchNormMode, BatchStatistics};
 pub use summary::{LayerSummary, Summary, describe};
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
+use crate::device::is_cpu;
 use crate::error::{Error, Result};
 use crate::random::Random;
 
@@ -64,6 +65,12 @@ impl TrainState {
     /// An empty state; `dropout` is the stream of this step's dropout.
     pub fn new(batch_norm: BatchNormMode, dropout: Random) -> Self {
         Self { batch_norm, statistics: Vec::new(), random: dropout }
+    }
+
+    /// Keeps a batch's mean and biased variance, [channels] over `count` frames.
+    fn collect(&mut self, mean: Tensor<1>, variance: Tensor<1>, count: usize) {
+        let unbiased = count as f64 / count.saturating_sub(1).max(1) as f64;
+        self.statistics.push(BatchStatistics { mean: mean.detach(), variance: variance.detach() * unbiased });
     }
 
     /// Zeroes values with `probability` and scales the others up. The mask is drawn on the host,
@@ -122,10 +129,13 @@ impl Model {
 
     /// Runs the network over `features` [batch, bins, frames], of which each utterance has
     /// `frames` valid ones. What lies beyond them changes nothing in the valid output frames.
+    /// Evaluation follows the type of `features`: f16 where the device supports it, f32 on the CPU
+    /// in any case.
     ///
     /// # Panics
     /// When `frames` does not have one entry an utterance, or one beyond the tensor's end.
     pub fn forward(&self, features: Tensor<3>, frames: &[usize], mode: Mode<'_>) -> Output {
+        let features = if is_cpu(&features.device()) { features.cast(DType::F32) } else { features };
         match &self.network {
             Network::Jasper(jasper) => jasper.forward(features, frames, mode),
         }

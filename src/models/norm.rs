@@ -13,7 +13,7 @@ use super::TrainState;
 use super::padding::Padding;
 use crate::device::is_cpu;
 use crate::error::{Error, Result};
-use crate::kernels::{NormOptions, batch_norm};
+use crate::kernels::{NormOptions, Normalised, batch_norm};
 
 /// Settings of every batch norm of a network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -123,57 +123,53 @@ impl BatchNorm {
         (scale, shift)
     }
 
-    /// Normalises by the batch's own statistics, which are appended to `state`. With `rectify`
-    /// the result has passed a ReLU and is zero beyond each utterance's end.
+    /// Normalises `x` [batch, channels, frames] by the batch's own statistics, which are appended
+    /// to `state`; with `rectified`, ReLU follows, and zeros beyond these lengths.
     pub fn normalise(
         &self,
         x: Tensor<3>,
         padding: &Padding,
-        rectify: bool,
+        rectified: Option<&Padding>,
         state: &mut TrainState,
     ) -> Tensor<3> {
-        let [batch, _, frames] = x.dims();
-        let valid = state.batch_norm == BatchNormMode::Valid;
-        let count = if valid { padding.valid() } else { batch * frames }.max(1) as f64;
-        let (y, mean, variance) = if is_cpu(&x.device()) {
-            let options = NormOptions {
-                epsilon: self.epsilon,
-                counted: valid.then(|| padding.frames().to_vec()),
-                rectified: rectify.then(|| padding.frames().to_vec()),
-            };
-            let result = batch_norm(x, self.gamma.val(), self.beta.val(), &options);
-            (result.y, result.mean, result.variance)
-        } else {
-            let (y, mean, variance) = self.compose(x, padding, valid, count);
-            (if rectify { padding.apply(relu(y)) } else { y }, mean, variance)
-        };
-        let unbiased = variance * (count / (count - 1.0).max(1.0));
-        state.statistics.push(BatchStatistics { mean, variance: unbiased });
+        if !is_cpu(&x.device()) {
+            return self.in_tensor_operations(x, padding, rectified, state);
+        }
+        let (counted, count) = counted(&x, padding, state.batch_norm);
+        let rectified = rectified.map(|padding| padding.frames().to_vec());
+        let options = NormOptions { epsilon: self.epsilon, counted, rectified };
+        let Normalised { y, mean, variance } = batch_norm(x, self.gamma.val(), self.beta.val(), &options);
+        state.collect(mean, variance, count);
         y
     }
 
-    /// The formula in the tensor library's own operations: y, mean and biased variance.
-    fn compose(
+    /// [`Self::normalise`] for devices without the fused kernel.
+    pub(super) fn in_tensor_operations(
         &self,
         x: Tensor<3>,
         padding: &Padding,
-        valid: bool,
-        count: f64,
-    ) -> (Tensor<3>, Tensor<1>, Tensor<1>) {
+        rectified: Option<&Padding>,
+        state: &mut TrainState,
+    ) -> Tensor<3> {
         let [_, channels, _] = x.dims();
-        let mask = if valid { padding.mask() } else { None };
-        let total = |values: Tensor<3>| values.sum_dim(2).sum_dim(0) / count;
+        let (counted, count) = counted(&x, padding, state.batch_norm);
+        let mask = counted.and_then(|_| padding.mask());
         let masked = |values: Tensor<3>| match &mask {
             Some(mask) => values * mask.clone(),
             None => values,
         };
+        let total = |values: Tensor<3>| values.sum_dim(2).sum_dim(0) / count as f64;
         let mean = total(masked(x.clone()));
         // Two passes: E[x^2] - E[x]^2 loses too many bits of f32 where the mean is large.
         let centred = x - mean.clone();
-        let variance = total(masked(centred.clone()).square());
-        let scale = self.gamma.val().reshape([1, channels, 1]) / (variance.clone() + self.epsilon).sqrt();
+        let variance = total(masked(centred.clone().square()));
+        state.collect(mean.reshape([channels]), variance.clone().reshape([channels]), count);
+        let scale = self.gamma.val().reshape([1, channels, 1]) / (variance + self.epsilon).sqrt();
         let y = centred * scale + self.beta.val().reshape([1, channels, 1]);
-        (y, mean.detach().reshape([channels]), variance.detach().reshape([channels]))
+        match rectified {
+            Some(padding) => padding.apply(relu(y)),
+            None => y,
+        }
     }
 
     /// Moves the running statistics towards those of a batch by `momentum`.
@@ -183,6 +179,18 @@ impl BatchNorm {
         };
         self.running_mean = blend(self.running_mean.clone(), &statistics.mean);
         self.running_variance = blend(self.running_variance.clone(), &statistics.variance);
+    }
+}
+
+/// The lengths over which statistics are taken, `None` for the whole tensor, and their number of
+/// frames, at least 1.
+fn counted(x: &Tensor<3>, padding: &Padding, mode: BatchNormMode) -> (Option<Vec<usize>>, usize) {
+    let [batch, _, width] = x.dims();
+    match mode {
+        BatchNormMode::Valid if padding.mask().is_some() => {
+            (Some(padding.frames().to_vec()), padding.frames().iter().sum::<usize>().max(1))
+        }
+        _ => (None, (batch * width).max(1)),
     }
 }
 

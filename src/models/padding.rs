@@ -28,6 +28,11 @@ impl Padding {
         Self { frames, width, mask }
     }
 
+    /// A batch of the same shape in which every frame counts.
+    pub fn none(like: &Self) -> Self {
+        Self { frames: vec![like.width; like.frames.len()], width: like.width, mask: None }
+    }
+
     /// The lengths after a convolution with `stride`: ceil(L / stride).
     pub fn strided(&self, stride: usize, device: &Device) -> Self {
         if stride == 1 {
@@ -45,7 +50,10 @@ impl Padding {
     /// Sets `x` [batch, channels, frames] to zero beyond each utterance's end.
     pub fn apply(&self, x: Tensor<3>) -> Tensor<3> {
         match &self.mask {
-            Some(mask) => x * mask.clone(),
+            Some(mask) => {
+                let kind = x.dtype();
+                x * mask.clone().cast(kind)
+            }
             None => x,
         }
     }
@@ -53,10 +61,5 @@ impl Padding {
     /// Valid frames of each utterance.
     pub fn frames(&self) -> &[usize] {
         &self.frames
-    }
-
-    /// Valid frames of the batch.
-    pub fn valid(&self) -> usize {
-        self.frames.iter().sum()
     }
 }

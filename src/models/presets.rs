@@ -20,7 +20,8 @@ pub fn find(name: &str) -> Result<ModelConfig> {
         "jasper-mini" => mini(),
         "jasper-nano" => nano(),
         _ => {
-            let near = NAMES.iter().find(|n| strsim::damerau_levenshtein(n, name) <= 3);
+            let distance = |n: &&str| strsim::damerau_levenshtein(n, name);
+            let near = NAMES.iter().filter(|n| distance(n) <= 3).min_by_key(|n| distance(n));
             let hint = near.map_or_else(String::new, |n| format!("; did you mean {n}?"));
             return Err(Error::invalid(format!(
                 "there is no preset `{name}`: expected one of {}{hint}",

@@ -8,7 +8,7 @@ use super::config::{Architecture, ModelConfig};
 use super::directory::MODEL_FILE;
 use super::jasper::{JasperConfig, LayerShape};
 use super::presets;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A model in figures.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -65,7 +65,9 @@ pub fn describe(what: &str) -> Result<Summary> {
     let config = if path.is_dir() || path.file_name().is_some_and(|name| name == MODEL_FILE) {
         ModelConfig::read(path)?
     } else {
-        presets::find(what)?
+        presets::find(what).map_err(|e| {
+            Error::invalid(format!("{what} is no model directory (there is none of that name), and {e}"))
+        })?
     };
     Summary::of(&config)
 }

@@ -150,6 +150,7 @@ fn named(teacher: &Teacher) -> String {
 }
 
 /// Log-probabilities at temperature 1 to probabilities at `temperature`.
+#[expect(clippy::cast_possible_truncation, reason = "probabilities are f32")]
 fn soften(row: &mut [f32], temperature: f64) {
     let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut sum = 0f64;

@@ -133,9 +133,9 @@ fn the_golden_cache_is_read() {
     assert_eq!(out[..2], FIRST_LOG_POSTERIOR);
 }
 
-const FIRST_HIDDEN: [f32; 4] = [0.0; 4];
-const FIRST_WEIGHT: f32 = 0.0;
-const FIRST_LOG_POSTERIOR: [f32; 2] = [0.0; 2];
+const FIRST_HIDDEN: [f32; 4] = [1.03125, 3.6875, 0.0, 1.0625];
+const FIRST_WEIGHT: f32 = 0.849_771_8;
+const FIRST_LOG_POSTERIOR: [f32; 2] = [-8.054_687_5, -2.681_640_6];
 
 #[test]
 fn todays_writer_writes_the_golden_bytes() {

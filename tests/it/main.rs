@@ -6,6 +6,8 @@ mod flac;
 mod golden_cache;
 mod harness;
 mod import;
+mod nemo;
+mod parity;
 mod report;
 mod score;
 mod train;

@@ -132,7 +132,7 @@ fn sigterm_leaves_a_checkpoint_and_says_how_to_go_on() {
     let fixture = Fixture::get();
     let pipeline = fixture.pipeline("term", "objective = \"ctc\"\nepochs = 50");
     let out = fixture.at("term");
-    let mut child = fixture.train(&pipeline, "term", &[]).stderr(Stdio::piped()).spawn().unwrap();
+    let child = fixture.train(&pipeline, "term", &[]).stderr(Stdio::piped()).spawn().unwrap();
     while update_of(&out.join("metrics.jsonl")) < 3 {
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -271,7 +271,7 @@ fn pipelines_that_cannot_work_are_refused_by_key_and_line() {
         ("objective = \"ctc\"", "objective = \"rkd\"", vec!["stage.0.teacher", "CACHEDIR"]),
         ("objective = \"ctc\"", "objective = \"ctc\"\nlambda = 1.0", vec!["stage.0.lambda", "ctc+skd"]),
         ("jasper-nano", "jasper-nan", vec!["jasper-nan", "jasper-nano"]),
-        ("dev-clean", "dev-cleen", vec!["dev-cleen", "corpus.toml"]),
+        ("dev-clean", "dev-cleen", vec!["dev-cleen", "tutornet prep"]),
         ("name = \"adamw\"", "name = \"adamv\"", vec!["did you mean `adamw`?"]),
         ("[data]", "[data", vec!["bad.toml", "line"]),
     ] {

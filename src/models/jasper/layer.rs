@@ -58,27 +58,29 @@ impl Layer {
             sum = sum + projected;
             shift = shift + more;
         }
-        let channels = self.shape.outputs;
-        relu(sum + shift.reshape([1, channels, 1]))
+        let shift = shift.cast(sum.dtype()).reshape([1, self.shape.outputs, 1]);
+        relu(sum + shift)
     }
 
-    /// The convolution times the batch norm's scale, and its shift.
+    /// The convolution times the batch norm's scale, and its shift. The convolution is computed in
+    /// the type of `x`, the batch norm in that of the weights.
     fn scaled(&self, x: Tensor<3>) -> (Tensor<3>, Tensor<1>) {
         let (scale, shift) = self.norm.affine();
         let weight = self.weight.val() * scale.reshape([self.shape.outputs, 1, 1]);
+        let weight = weight.cast(x.dtype());
         (self.convolve(x, weight), shift)
     }
 
-    /// The convolution, normalised by the batch's statistics, which go into `state`; with `rectify`
-    /// through a ReLU, and zero beyond each utterance's end.
+    /// The convolution, normalised by the batch's statistics, which go into `state`; with
+    /// `rectified`, ReLU and zeros beyond these lengths follow.
     pub fn train_forward(
         &self,
         x: Tensor<3>,
         padding: &Padding,
-        rectify: bool,
+        rectified: Option<&Padding>,
         state: &mut TrainState,
     ) -> Tensor<3> {
-        self.norm.normalise(self.convolve(x, self.weight.val()), padding, rectify, state)
+        self.norm.normalise(self.convolve(x, self.weight.val()), padding, rectified, state)
     }
 
     fn convolve(&self, x: Tensor<3>, weight: Tensor<3>) -> Tensor<3> {
@@ -92,8 +94,9 @@ impl Layer {
         match &self.depthwise {
             None => conv1d(x, weight, &options),
             Some(depthwise) => {
-                let x = conv1d(x, depthwise.val(), &Conv1dOptions { groups: inputs, ..options });
-                conv1d(x, weight, &Conv1dOptions { stride: 1, padding: (0, 0), dilation: 1, groups: 1 })
+                let depthwise = depthwise.val().cast(weight.dtype());
+                let x = conv1d(x, depthwise, &Conv1dOptions { groups: inputs, ..options });
+                conv1d(x, weight, &Conv1dOptions::default())
             }
         }
     }

@@ -88,8 +88,9 @@ impl Jasper {
             let last = index + 1 == self.blocks.len();
             hidden = block.forward(hidden, &mut padding, &mut dense, state.as_deref_mut(), last);
         }
-        let logits = conv1d(hidden.clone(), self.head.weight.val(), &Conv1dOptions::default());
-        let logits = logits.swap_dims(1, 2) + self.head.bias.val().unsqueeze();
+        let kind = hidden.dtype();
+        let logits = conv1d(hidden.clone(), self.head.weight.val().cast(kind), &Conv1dOptions::default());
+        let logits = logits.swap_dims(1, 2) + self.head.bias.val().cast(kind).unsqueeze();
         Output { hidden, logits, frames: padding.frames().to_vec() }
     }
 
@@ -122,21 +123,22 @@ impl Block {
             *padding = padding.strided(layer.stride(), &x.device());
             let closing = index + 1 == self.layers.len();
             let residuals: &[Layer] = if closing { &self.residuals } else { &[] };
-            let fused = state.is_some() && residuals.is_empty();
+            // Nothing reads what lies beyond the end of the network's own output.
+            let zeroed = if last && closing { Padding::none(padding) } else { padding.clone() };
             y = match state.as_deref_mut() {
-                None => layer.evaluate(y, residuals, shortcuts),
+                None => zeroed.apply(layer.evaluate(y, residuals, shortcuts)),
                 Some(state) => {
-                    let mut sum = layer.train_forward(y, padding, fused, state);
+                    let alone = residuals.is_empty().then_some(&zeroed);
+                    let mut sum = layer.train_forward(y, padding, alone, state);
                     for (residual, shortcut) in residuals.iter().zip(shortcuts) {
-                        sum = sum + residual.train_forward(shortcut.clone(), padding, false, state);
+                        sum = sum + residual.train_forward(shortcut.clone(), padding, None, state);
                     }
-                    state.drop_out(if fused { sum } else { relu(sum) }, self.dropout)
+                    if !residuals.is_empty() {
+                        sum = zeroed.apply(relu(sum));
+                    }
+                    state.drop_out(sum, self.dropout)
                 }
             };
-            // A fused layer has masked already.
-            if !(last && closing || fused) {
-                y = padding.apply(y);
-            }
         }
         y
     }
