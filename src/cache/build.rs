@@ -20,6 +20,11 @@ use crate::models::{self, Model, ModelConfig};
 use crate::progress::Progress;
 use crate::signal::Stop;
 
+/// Seconds of padded audio in a batch on the CPU: activations that stay near the cores, hardly any padding.
+pub const CPU_BATCH: f64 = 16.0;
+/// The same elsewhere: enough work for every launch.
+pub const GPU_BATCH: f64 = 120.0;
+
 /// What to cache, where, and how.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -35,8 +40,8 @@ pub struct Options {
     pub precision: Precision,
     /// Threads that encode.
     pub workers: usize,
-    /// Padded audio of one batch, seconds.
-    pub batch_seconds: f64,
+    /// Padded audio of one batch, seconds; [`CPU_BATCH`] or [`GPU_BATCH`] when not given.
+    pub batch_seconds: Option<f64>,
     /// Temperature of an extra column with the softmax itself.
     pub temperature: Option<f64>,
 }
@@ -158,8 +163,9 @@ impl Source {
         {
             return Err(Error::invalid(format!("--temperature: expected more than 0, found {temperature}")));
         }
-        if !(options.batch_seconds.is_finite() && options.batch_seconds > 0.0) {
-            let found = options.batch_seconds;
+        if let Some(found) = options.batch_seconds
+            && !(found.is_finite() && found > 0.0)
+        {
             return Err(Error::invalid(format!("--batch-seconds: expected more than 0, found {found}")));
         }
         let corpus = Corpus::open(&options.corpus)?;
@@ -230,6 +236,7 @@ impl Source {
             pending.iter().flat_map(|&shard| &self.corpus.utterances()[self.corpus.shard(shard)]);
         let frames: u64 = utterances.map(|u| u64::from(u.frames)).sum();
         let progress = Progress::new("cache", "s of audio", frames / 100);
+        let default = if teacher.is_cpu() { CPU_BATCH } else { GPU_BATCH };
         let job = Job {
             corpus: &self.corpus,
             dir: &options.out,
@@ -237,7 +244,7 @@ impl Source {
             cache,
             wanted: &self.wanted,
             pending,
-            budget: frames_of(options.batch_seconds),
+            budget: frames_of(options.batch_seconds.unwrap_or(default)),
             workers: options.workers.max(1),
             progress: &progress,
             stop,

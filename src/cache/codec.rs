@@ -73,7 +73,7 @@ pub fn decode(payload: &[u8], frames: usize, width: usize, out: &mut Vec<f32>) -
     let mut present = 0;
     for delta in deltas.chunks_exact(row_bytes.max(1)) {
         present += flip(&mut bits, delta);
-        let spare = bits.last().filter(|_| width % 8 > 0).map_or(0, |last| last >> (width % 8));
+        let spare = bits.last().filter(|_| !width.is_multiple_of(8)).map_or(0, |last| last >> (width % 8));
         if spare != 0 {
             return Err("a bit is set beyond the width".to_owned());
         }

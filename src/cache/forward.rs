@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::device::is_cpu;
 use crate::error::{Error, Result};
 use crate::features::BINS;
 use crate::models::{Mode, Model};
@@ -99,6 +100,11 @@ impl Teacher {
         Self { model, device, name }
     }
 
+    /// Whether it runs on the CPU.
+    pub fn is_cpu(&self) -> bool {
+        is_cpu(&self.device)
+    }
+
     fn run(&self, input: &Input) -> std::result::Result<Outcome, String> {
         let shape = [input.frames.len(), BINS, input.padded];
         let features = TensorData::new(input.features.clone(), shape);
@@ -188,7 +194,7 @@ pub fn run_in_parts(
     name: &dyn Fn(usize) -> String,
     take: &mut dyn FnMut(usize, Outcome) -> Result<()>,
 ) -> Result<()> {
-    let mut pending = vec![0..input.frames.len()];
+    let mut pending: Vec<_> = std::iter::once(0..input.frames.len()).collect();
     while let Some(range) = pending.pop() {
         let whole = range.len() == input.frames.len();
         let part = if whole { None } else { Some(input.part(range.clone())) };

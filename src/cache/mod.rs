@@ -22,7 +22,7 @@ pub mod schema;
 mod stage;
 mod verify;
 
-pub use build::{Options, Summary, bare, build};
+pub use build::{CPU_BATCH, GPU_BATCH, Options, Summary, bare, build};
 pub use identity::Identity;
 pub use manifest::{Manifest, ShardEntry};
 pub use reader::{Cache, Entry};

@@ -72,9 +72,9 @@ fn what_was_written_is_read_by_name() {
         let entry = &cache.entries()[index];
         assert_eq!(
             (entry.frames, entry.samples, entry.audio_hash[0]),
-            (expected.key.frames, 320, index as u8)
+            (expected.key.frames, 320, u8::try_from(index).unwrap())
         );
-        assert_eq!((entry.shard, entry.row), (index as u32 / 3, index as u32 % 3));
+        assert_eq!((entry.shard as usize, entry.row as usize), (index / 3, index % 3));
         cache.hidden(index, &mut out).unwrap();
         assert_eq!(out.len(), frames * 40);
         for (at, value) in out.iter().enumerate() {

@@ -37,9 +37,9 @@ pub struct Args {
     /// Threads that encode what the teacher computes [default: half of the cores]
     #[arg(long, value_name = "N", value_parser = super::prep::at_least_one)]
     workers: Option<usize>,
-    /// Padded audio of one batch; halved where the device has too little memory
-    #[arg(long, value_name = "SECONDS", default_value_t = 120.0, value_parser = positive)]
-    batch_seconds: f64,
+    /// Padded audio of one batch; halved where the device has too little memory [default: 16 on the CPU, else 120]
+    #[arg(long, value_name = "SECONDS", value_parser = positive)]
+    batch_seconds: Option<f64>,
     /// Add a column with the softmax at this temperature, ready to use (students do not need it: any
     /// temperature is served from the posterior)
     #[arg(long, value_name = "T", value_parser = positive)]

@@ -1,6 +1,8 @@
 //! The convolution on the CPU: a product of matrices for every tap of a dense kernel, vector loops
 //! over time for a depthwise one. Rows are padded once, so that no inner loop tests a border.
 
+use std::borrow::Cow;
+
 use burn::backend::DType;
 use burn::tensor::{Bytes, Shape};
 use burn_flex::{FlexTensor, Layout};
@@ -79,17 +81,17 @@ fn product(
     }
 }
 
-/// Copies rows of `frames` values into rows with zeros before and after.
-fn pad_rows(x: &[f32], frames: usize, (left, right): (usize, usize)) -> Vec<f32> {
+/// Rows of `frames` values with zeros before and after; the rows themselves where there are none.
+fn pad_rows(x: &[f32], frames: usize, (left, right): (usize, usize)) -> Cow<'_, [f32]> {
     if left + right == 0 {
-        return x.to_vec();
+        return Cow::Borrowed(x);
     }
     let width = left + frames + right;
     let mut out = vec![0f32; x.len() / frames.max(1) * width];
     for (row, source) in out.chunks_exact_mut(width).zip(x.chunks_exact(frames)) {
         row[left..left + frames].copy_from_slice(source);
     }
-    out
+    Cow::Owned(out)
 }
 
 /// [out, in, kernel] -> [kernel, out, in], so that every tap is a matrix.

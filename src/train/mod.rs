@@ -7,6 +7,7 @@
 pub mod batches;
 pub mod checkpoint;
 pub mod directory;
+mod keep;
 pub mod metrics;
 pub mod optimizer;
 pub mod parse;

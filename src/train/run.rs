@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 
 use super::batches;
-use super::checkpoint::{Best, Position, State};
+use super::checkpoint::{Best, Position};
 use super::directory::{RunDirectory, Start};
 use super::metrics::{Event, Metrics};
 use super::optimizer::{NamedGradients, Optimizer};
@@ -97,24 +97,24 @@ pub fn run(
     trainer.finish()
 }
 
-struct Trainer<'a> {
-    pipeline: &'a Pipeline,
-    prepared: &'a Prepared,
-    directory: &'a RunDirectory,
-    device: Device,
-    model: Model,
-    bridge: Option<Bridge>,
-    optimizer: Optimizer,
-    position: Position,
+pub(super) struct Trainer<'a> {
+    pub(super) pipeline: &'a Pipeline,
+    pub(super) prepared: &'a Prepared,
+    pub(super) directory: &'a RunDirectory,
+    pub(super) device: Device,
+    pub(super) model: Model,
+    pub(super) bridge: Option<Bridge>,
+    pub(super) optimizer: Optimizer,
+    pub(super) position: Position,
     /// Weights of the best evaluation, on the host.
-    best: Option<BTreeMap<String, HostTensor>>,
-    metrics: Metrics,
-    stop: &'a Stop,
+    pub(super) best: Option<BTreeMap<String, HostTensor>>,
+    pub(super) metrics: Metrics,
+    pub(super) stop: &'a Stop,
 }
 
 impl Trainer<'_> {
     /// A fresh optimiser, and a bridge where the stage needs one.
-    fn begin_stage(&mut self) {
+    pub(super) fn begin_stage(&mut self) {
         let number = self.position.stage;
         let Some(stage) = self.pipeline.stage.get(number) else {
             self.bridge = None;
@@ -369,67 +369,6 @@ impl Trainer<'_> {
             seconds += one.audio_seconds;
         }
         Ok(Some(Evaluation::from_utterances(utterances, seconds)))
-    }
-
-    fn checkpoint(&mut self) -> Result<()> {
-        self.metrics.sync()?;
-        self.position.metrics_bytes = self.metrics.bytes();
-        let (optimizer_updates, moments) = self.optimizer.export();
-        let mut state = State { position: self.position.clone(), optimizer_updates, ..State::default() };
-        state.put("model", parameters::export(&self.model.network)?);
-        state.put("optimizer", moments);
-        if let Some(bridge) = &self.bridge {
-            state.put("bridge", parameters::export(bridge)?);
-        }
-        if let Some(best) = &self.best {
-            state.put("best", best.clone());
-        }
-        state.save(&self.directory.checkpoints(), self.pipeline.checkpoint.keep)?;
-        Ok(())
-    }
-
-    fn restore(&mut self, mut state: State) -> Result<()> {
-        self.position = state.position.clone();
-        self.begin_stage();
-        self.model.network = parameters::import(self.model.network.clone(), state.take("model"))?;
-        if let Some(bridge) = self.bridge.take() {
-            self.bridge = Some(parameters::import(bridge, state.take("bridge"))?);
-        }
-        let best = state.take("best");
-        self.best = (!best.is_empty()).then_some(best);
-        let device = self.device.clone().inner();
-        self.optimizer.import(state.optimizer_updates, state.take("optimizer"), &device)?;
-        tracing::info!("going on from update {}", self.position.update);
-        Ok(())
-    }
-
-    /// Writes the student and marks the run as done.
-    fn finish(mut self) -> Result<Outcome> {
-        let selected = match (&self.position.best, self.best.take()) {
-            (Some(best), Some(weights)) => {
-                self.model.network = parameters::import(self.model.network.clone(), weights)?;
-                format!("update {} (dev WER {:.2}, CER {:.2})", best.update, best.wer, best.cer)
-            }
-            _ => format!("update {} (the last)", self.position.update),
-        };
-        let options = &mut self.model.config.provenance.options;
-        options.insert("selected".to_owned(), selected.clone());
-        let student = self.directory.student();
-        self.model.valid().save(&student)?;
-        self.metrics.write(&Event::Done {
-            update: self.position.update,
-            rejected: self.position.rejected,
-            selected,
-        })?;
-        self.metrics.sync()?;
-        let outcome = Outcome {
-            student,
-            updates: self.position.update,
-            best: self.position.best.clone(),
-            already_done: false,
-        };
-        self.directory.mark_done(&outcome)?;
-        Ok(outcome)
     }
 
     fn settings<'s>(&'s self, stage: &'s Stage) -> &'s super::pipeline::Optimizer {

@@ -272,7 +272,7 @@ fn pipelines_that_cannot_work_are_refused_by_key_and_line() {
         ("objective = \"ctc\"", "objective = \"ctc\"\nlambda = 1.0", vec!["stage.0.lambda", "ctc+skd"]),
         ("jasper-nano", "jasper-nan", vec!["jasper-nan", "jasper-nano"]),
         ("dev-clean", "dev-cleen", vec!["dev-cleen", "tutornet prep"]),
-        ("name = \"adamw\"", "name = \"adamv\"", vec!["did you mean `adamw`?"]),
+        ("name = \"adamw\"", "name = \"novogard\"", vec!["did you mean `novograd`?"]),
         ("[data]", "[data", vec!["bad.toml", "line"]),
     ] {
         std::fs::write(&bad, text.replacen(from, to, 1)).unwrap();
