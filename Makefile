@@ -11,7 +11,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TUTORNET := $(TARGET)/release/tutornet
-DEVICE ?= cpu
+DEVICE ?= auto
 
 .PHONY: help build demo demo-clean test test-interop bench lint cache train FORCE
 
@@ -32,7 +32,7 @@ DEMO := runs/demo
 DEMO_TREE := tests/corpus/LibriSpeech
 DEMO_SETS := dev-clean dev-other test-clean test-other
 DEMO_STUDENTS := ctc skd rkd-skd
-DEMO_RUNS := teacher $(DEMO_STUDENTS)
+DEMO_RUNS := $(DEMO_STUDENTS) teacher
 DEMO_CORPORA := $(foreach set,train $(DEMO_SETS),$(DEMO)/corpus/$(set)/corpus.toml)
 DEMO_REPORT := $(DEMO)/report/report.md
 
@@ -50,29 +50,30 @@ $(DEMO_CORPORA): $(DEMO)/corpus/%/corpus.toml: $(DEMO_TREE)/CHECKSUMS | $(TUTORN
 
 # A run is done when .done says so; without it, training goes on where it stopped. When the pipeline
 # or what it reads has changed it is another experiment: the earlier run steps aside as NAME.previous.
-# $(call train,pipeline,run)
+# $(call train,pipeline,run,device)
 define train
 @if [ -e $(2)/.done ] || { [ -d $(2) ] && ! cmp -s $(1) $(2)/.pipeline-source.toml; }; then \
 	rm -rf $(2).previous; mv $(2) $(2).previous; \
 	echo "$(1) or what it reads has changed: the earlier run is now $(2).previous"; fi
 @mkdir -p $(2); cp $(1) $(2)/.pipeline-source.toml
-$(TUTORNET) train $(1) --out $(2) --resume
+$(TUTORNET) train $(1) --out $(2) --resume --device $(3)
 @touch $(2)/.done
 endef
 
 $(DEMO_RUNS:%=$(DEMO)/%/.done): $(DEMO)/%/.done: pipelines/demo-%.toml $(DEMO_CORPORA) | $(TUTORNET)
-	$(call train,$<,$(@D))
+	$(call train,$<,$(@D),cpu)
 $(DEMO)/skd/.done $(DEMO)/rkd-skd/.done: $(DEMO)/cache/manifest.toml
 
 $(DEMO)/cache/manifest.toml: $(DEMO)/teacher/.done $(DEMO)/corpus/train/corpus.toml | $(TUTORNET)
 	@if [ -e $@ ]; then rm -rf $(@D); fi
-	$(TUTORNET) cache --model $(DEMO)/teacher/student --corpus $(DEMO)/corpus/train --out $(@D) --device $(DEVICE)
+	$(TUTORNET) cache --model $(DEMO)/teacher/student --corpus $(DEMO)/corpus/train --out $(@D) --device cpu
 
 $(DEMO_RUNS:%=$(DEMO)/%/scores/.done): $(DEMO)/%/scores/.done: $(DEMO)/%/.done $(DEMO_CORPORA) | $(TUTORNET)
 	@mkdir -p $(@D)
 	@for set in $(DEMO_SETS); do \
-		line=$$($(TUTORNET) -q eval --model $(DEMO)/$*/student --corpus $(DEMO)/corpus/$$set --out $(@D)/$$set.json); \
-		echo "$* on $$set: $$line"; done
+		line=$$($(TUTORNET) -q eval --device cpu --model $(DEMO)/$*/student --corpus $(DEMO)/corpus/$$set \
+			--out $(@D)/$$set.json); \
+		echo "$* on $$set: $${line%%$$'\n'*}"; done
 	@touch $@
 
 $(DEMO_REPORT): $(DEMO_RUNS:%=$(DEMO)/%/scores/.done) | $(TUTORNET)
@@ -102,7 +103,7 @@ NAMED := $(shell grep -v '^ *\#' $(PIPELINE) | grep -oE '"[^"]+"' | tr -d '"')
 INPUTS := $(wildcard $(foreach dir,$(NAMED),$(dir)/corpus.toml $(dir)/manifest.toml $(dir)/model.toml))
 train: $(RUN)/.done
 $(RUN)/.done: $(PIPELINE) $(INPUTS) | $(TUTORNET)
-	$(call train,$<,$(@D))
+	$(call train,$<,$(@D),$(DEVICE))
 else
 train: ## PIPELINE=file.toml [RUN=dir]: stage two, if anything changed
 	@echo "usage: make train PIPELINE=file.toml [RUN=dir]" >&2; exit 2

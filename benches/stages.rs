@@ -1,0 +1,111 @@
+//! What each stage spends its time on, per second of audio: features, the student's forward and
+//! backward pass, the CTC loss, the codec of hidden states.
+//!
+//! `make bench`, or `cargo bench -- NAME` for those whose name contains NAME.
+
+#![expect(clippy::expect_used, reason = "a bench that cannot set up must stop")]
+
+use burn::tensor::{Device, Tensor, TensorData};
+use divan::{Bencher, black_box, counter::ItemsCount};
+use half::f16;
+use tutornet::cache::codec;
+use tutornet::features::Frontend;
+use tutornet::kernels::ctc_loss;
+use tutornet::models::{BatchNormMode, Mode, Model, TrainState, presets};
+use tutornet::random::Random;
+
+const SECONDS: usize = 10;
+const BATCH: usize = 8;
+const FRAMES: usize = SECONDS * 100;
+
+fn main() {
+    divan::main();
+}
+
+fn noise(count: usize) -> Vec<f32> {
+    let mut random = Random::new(1, "bench", &[]);
+    (0..count).map(|_| random.uniform() as f32 - 0.5).collect()
+}
+
+/// Seconds of audio that one call handles: divan then prints seconds of audio per second.
+fn audio(seconds: usize) -> ItemsCount {
+    ItemsCount::new(seconds)
+}
+
+/// Audio to log-mel, on one core.
+#[divan::bench(args = ["nemo", "openseq2seq"])]
+fn features(bencher: Bencher, name: &str) {
+    let frontend = if name == "nemo" { Frontend::default() } else { Frontend::OpenSeq2Seq };
+    let samples = noise(SECONDS * 16_000);
+    bencher.counter(audio(SECONDS)).bench(|| frontend.features(black_box(&samples)));
+}
+
+fn student(width: f64, device: &Device) -> (Model, Tensor<3>) {
+    let config = presets::find("jasper-mini").and_then(|c| c.with_width(width)).expect("a preset");
+    let model = Model::new(config, 1, device).expect("a model");
+    let data = TensorData::new(noise(BATCH * 64 * FRAMES), [BATCH, 64, FRAMES]);
+    (model, Tensor::from_data(data, device))
+}
+
+/// A batch through Jasper Mini as a teacher would run it.
+#[divan::bench(args = [0.25, 0.5], sample_count = 10)]
+fn forward(bencher: Bencher, width: f64) {
+    let (model, x) = student(width, &Device::flex());
+    let frames = [FRAMES; BATCH];
+    bencher
+        .counter(audio(SECONDS * BATCH))
+        .bench(|| model.forward(x.clone(), &frames, Mode::Evaluate).logits.into_data());
+}
+
+fn targets() -> Vec<Vec<u32>> {
+    let letter = |i: usize| u32::try_from(i * 7 % 28).expect("a label");
+    (0..BATCH).map(|_| (0..15 * SECONDS).map(letter).collect()).collect()
+}
+
+/// Forward, CTC and backward: an update without its optimiser step.
+#[divan::bench(args = [0.25, 0.5], sample_count = 10)]
+fn update(bencher: Bencher, width: f64) {
+    let (model, x) = student(width, &Device::flex().autodiff());
+    let targets = targets();
+    bencher.counter(audio(SECONDS * BATCH)).bench(|| {
+        let mut state = TrainState::new(BatchNormMode::default(), Random::new(1, "dropout", &[]));
+        let output = model.forward(x.clone(), &[FRAMES; BATCH], Mode::Train(&mut state));
+        ctc_loss(output.logits, &output.frames, &targets, 28).mean().backward()
+    });
+}
+
+/// The CTC loss and its gradient alone.
+#[divan::bench(sample_count = 20)]
+fn ctc(bencher: Bencher) {
+    let device = Device::flex().autodiff();
+    let frames = FRAMES / 2;
+    let data = TensorData::new(noise(BATCH * frames * 29), [BATCH, frames, 29]);
+    let logits = Tensor::<3>::from_data(data, &device).require_grad();
+    let targets = targets();
+    bencher
+        .counter(audio(SECONDS * BATCH))
+        .bench(|| ctc_loss(logits.clone(), &[frames; BATCH], &targets, 28).mean().backward());
+}
+
+/// Hidden states of 1,024 channels, about half of them zero as after a ReLU.
+fn hidden() -> Vec<u16> {
+    noise(SECONDS * 50 * 1024).into_iter().map(|v| f16::from_f32(v.max(0.0)).to_bits()).collect()
+}
+
+/// Hidden states into a cache's payload.
+#[divan::bench]
+fn codec_encode(bencher: Bencher) {
+    let values = hidden();
+    bencher.counter(audio(SECONDS)).bench(|| codec::encode(black_box(&values), SECONDS * 50, 1024));
+}
+
+/// A cache's payload back into hidden states.
+#[divan::bench]
+fn codec_decode(bencher: Bencher) {
+    let payload = codec::encode(&hidden(), SECONDS * 50, 1024);
+    let mut out = Vec::new();
+    bencher.counter(audio(SECONDS)).bench_local(move || {
+        codec::decode(black_box(&payload), SECONDS * 50, 1024, &mut out).expect("a payload");
+        out.len()
+    });
+}
