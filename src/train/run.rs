@@ -299,7 +299,7 @@ impl Trainer<'_> {
         }
         Err(Error::NonFinite(format!(
             "stage {} ({}): loss or gradient not finite in {limit} updates in a row, the last at update {} with utterances {}; \
-             lower optimizer.learning_rate or set optimizer.gradient_clip; the checkpoints in {} are from before",
+             start again into another --out with a lower optimizer.learning_rate or with optimizer.gradient_clip (the checkpoints in {} are whole, from before)",
             position.stage,
             stage.objective,
             position.update,
