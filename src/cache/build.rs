@@ -170,20 +170,7 @@ impl Source {
         }
         let corpus = Corpus::open(&options.corpus)?;
         let config = ModelConfig::read(&options.model)?;
-        let heard = corpus.manifest().frontend;
-        if heard != config.frontend {
-            return Err(Error::mismatch(
-                format!("frontend of corpus {}", options.corpus.display()),
-                format!("`{}` (what model {} was trained on)", config.frontend.prep_arguments(), config.name),
-                format!("`{}`", heard.prep_arguments()),
-                format!(
-                    "prepare the corpus for this model: tutornet prep librispeech {}{} {} --out DIR",
-                    corpus.manifest().source,
-                    corpus.manifest().subsets.iter().map(|s| format!(" --subset {s}")).collect::<String>(),
-                    config.frontend.prep_arguments()
-                ),
-            ));
-        }
+        corpus.require_frontend(&config.frontend, &config.name)?;
         let teacher = TeacherIdentity { name: config.name.clone(), hash: models::identity(&options.model)? };
         let count = |n: usize| u32::try_from(n).map_err(|_| Error::invalid(format!("{n} is too many")));
         let mut identity = Identity::new(

@@ -30,7 +30,7 @@ pub use schema::VERSION;
 pub use verify::{Description, describe, verify};
 
 use crate::error::{Error, Result};
-use crate::features::BINS;
+use crate::features::{BINS, Frontend};
 use crate::shard::{self, Shard};
 
 /// One row of a corpus without its features.
@@ -107,6 +107,27 @@ impl Corpus {
     /// it stands for every byte of the corpus.
     pub fn identity(&self) -> String {
         self.identity.clone()
+    }
+
+    /// Refuses features of another frontend than the one that the model `model` was trained on.
+    ///
+    /// # Errors
+    /// With the `prep` line that makes the corpus the model needs.
+    pub fn require_frontend(&self, wanted: &Frontend, model: &str) -> Result<()> {
+        let Manifest { frontend: found, source, subsets, .. } = &self.manifest;
+        if wanted == found {
+            return Ok(());
+        }
+        let subsets: String = subsets.iter().map(|s| format!(" --subset {s}")).collect();
+        let arguments = wanted.prep_arguments();
+        Err(Error::mismatch(
+            format!("frontend of corpus {}", self.dir.display()),
+            format!("`{arguments}` (what model {model} was trained on)"),
+            format!("`{}`", found.prep_arguments()),
+            format!(
+                "prepare the corpus for this model: tutornet prep librispeech {source}{subsets} {arguments} --out DIR"
+            ),
+        ))
     }
 
     /// All utterances, shard by shard, row by row.

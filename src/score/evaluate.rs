@@ -30,26 +30,6 @@ impl Default for EvaluateOptions {
     }
 }
 
-/// Refuses a corpus that was prepared for another frontend than the model's.
-///
-/// # Errors
-/// With the `prep --frontend` line that makes the corpus the model needs.
-pub fn check_frontend(model: &Model, corpus: &Corpus) -> Result<()> {
-    let (wanted, found) = (&model.config.frontend, &corpus.manifest().frontend);
-    if wanted == found {
-        return Ok(());
-    }
-    Err(Error::mismatch(
-        format!("frontend of model {} and corpus {}", model.config.name, corpus.dir().display()),
-        wanted.prep_arguments(),
-        found.prep_arguments(),
-        format!(
-            "prepare the corpus for this model: `tutornet prep librispeech ROOT --subset NAME {} --out DIR`",
-            wanted.prep_arguments()
-        ),
-    ))
-}
-
 /// A batch of features on its way to the model.
 struct Batch {
     /// Indices into `corpus.utterances()`.
@@ -72,7 +52,7 @@ pub fn evaluate(
     device: &Device,
     options: &EvaluateOptions,
 ) -> Result<Evaluation> {
-    check_frontend(model, corpus)?;
+    corpus.require_frontend(&model.config.frontend, &model.config.name)?;
     let utterances = corpus.utterances();
     if utterances.iter().all(|u| u.text.trim().is_empty()) {
         return Err(Error::format(

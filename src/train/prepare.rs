@@ -8,7 +8,6 @@ use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::kernels::ctc_possible;
 use crate::models::Model;
-use crate::score::check_frontend;
 
 /// Feature frames a second.
 pub const FRAME_RATE: f64 = 100.0;
@@ -68,7 +67,7 @@ impl Prepared {
                 .iter()
                 .map(|directory| {
                     let corpus = Corpus::open(directory)?;
-                    check_frontend(model, &corpus)?;
+                    corpus.require_frontend(&model.config.frontend, &model.config.name)?;
                     Ok(corpus)
                 })
                 .collect()
