@@ -82,7 +82,26 @@ fn run_directory(dir: &Path) -> anyhow::Result<Value> {
     }))
 }
 
-/// Flattens a JSON value into `path  value` lines; of tables, one line a row.
+/// Rows of objects as aligned columns under the names of the first row's keys; numbers to the right.
+fn table(rows: &[Value]) -> Vec<String> {
+    let rows: Vec<_> = rows.iter().filter_map(Value::as_object).collect();
+    let Some(first) = rows.first() else { return Vec::new() };
+    let mut lines = vec![String::new(); rows.len() + 1];
+    for (column, sample) in first.iter() {
+        let cell = |row: &&serde_json::Map<String, Value>| row.get(column).map(plain).unwrap_or_default();
+        let cells: Vec<String> = std::iter::once(column.clone()).chain(rows.iter().map(cell)).collect();
+        let width = cells.iter().map(String::len).max().unwrap_or(0);
+        for (line, cell) in lines.iter_mut().zip(cells) {
+            let aligned =
+                if sample.is_number() { format!("{cell:>width$}") } else { format!("{cell:<width$}") };
+            line.push_str(&aligned);
+            line.push_str("  ");
+        }
+    }
+    lines.into_iter().map(|line| line.trim_end().to_owned()).collect()
+}
+
+/// Flattens a JSON value into `path  value` lines; a table begins with the names of its columns.
 fn list(path: &str, value: &Value, lines: &mut Vec<(String, String)>) {
     let under = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     match value {
@@ -92,9 +111,8 @@ fn list(path: &str, value: &Value, lines: &mut Vec<(String, String)>) {
             }
         }
         Value::Array(rows) if rows.iter().any(Value::is_object) => {
-            for row in rows.iter().filter_map(Value::as_object) {
-                let cells = row.iter().map(|(name, value)| format!("{name} {}", plain(value)));
-                lines.push((path.to_owned(), cells.collect::<Vec<_>>().join(", ")));
+            for (number, row) in table(rows).into_iter().enumerate() {
+                lines.push((if number == 0 { path.to_owned() } else { String::new() }, row));
             }
         }
         Value::Array(values) => {
@@ -136,8 +154,9 @@ mod tests {
                 ("hidden.codec", "f16"),
                 ("hidden.bytes", "985.25"),
                 ("seconds", "1.5 2"),
-                ("layers", "name a, kernel 3"),
-                ("layers", "name b, kernel 5"),
+                ("layers", "name  kernel"),
+                ("", "a          3"),
+                ("", "b          5"),
             ]
         );
     }

@@ -7,6 +7,8 @@ use super::kind::{Kind, STUDENT};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::shard::Problem;
+use crate::train::checkpoint;
+use crate::train::directory::CHECKPOINTS;
 use crate::{cache, corpus, models};
 
 /// Arguments of `tutornet verify`.
@@ -57,14 +59,14 @@ fn problems(kind: Kind, path: &Path) -> Result<Vec<Problem>> {
         Kind::Model => model(path),
         Kind::Run => {
             let student = path.join(STUDENT);
+            let mut problems = checkpoint::verify(&path.join(CHECKPOINTS))?;
             if student.exists() {
-                model(&student)
+                problems.extend(model(&student)?);
             } else {
-                Ok(vec![Problem::file(
-                    student,
-                    "missing: the run has not ended; `tutornet train --resume` ends it",
-                )])
+                let detail = "missing: the run has not ended; `tutornet train --resume` ends it";
+                problems.push(Problem::file(student, detail));
             }
+            Ok(problems)
         }
     }
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::models::parameters::HostTensor;
+use crate::shard::Problem;
 
 /// Where a run stands: after this many updates and batches.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -171,6 +172,20 @@ impl State {
     }
 }
 
+/// Reads every checkpoint of a directory and lists those that are not as they were written.
+///
+/// # Errors
+/// When the directory cannot be listed.
+pub fn verify(directory: &Path) -> Result<Vec<Problem>> {
+    let mut problems = Vec::new();
+    for path in list(directory)? {
+        if let Err(error) = State::load(&path) {
+            problems.push(Problem::file(path, error.to_string()));
+        }
+    }
+    Ok(problems)
+}
+
 /// Paths of the checkpoints, oldest first.
 fn list(directory: &Path) -> Result<Vec<PathBuf>> {
     if !directory.exists() {
@@ -241,5 +256,7 @@ mod tests {
             assert!(State::load(&path).is_err(), "byte {at}");
         }
         assert_eq!(State::newest(dir.path()).unwrap().unwrap().position.update, 20);
+        let problems = verify(dir.path()).unwrap();
+        assert!(problems.len() == 1 && problems[0].path == path, "{problems:?}");
     }
 }

@@ -13,6 +13,8 @@ use crate::files::{self, DirectoryLock};
 
 /// The resolved pipeline: runs again to the same result.
 pub const PIPELINE_FILE: &str = "pipeline.toml";
+/// The newest states of a run.
+pub const CHECKPOINTS: &str = "checkpoints";
 /// Present when the run is complete.
 pub const DONE_FILE: &str = "done.toml";
 
@@ -99,7 +101,7 @@ impl RunDirectory {
 
     /// The newest states.
     pub fn checkpoints(&self) -> PathBuf {
-        self.path.join("checkpoints")
+        self.path.join(CHECKPOINTS)
     }
 
     /// The trained model.
