@@ -49,19 +49,27 @@ $(DEMO_CORPORA): $(DEMO)/corpus/%/corpus.toml: $(DEMO_TREE)/CHECKSUMS | $(TUTORN
 	$(TUTORNET) prep librispeech $(DEMO_TREE) --subset $* --out $(@D)
 
 # A run is done when .done says so; without it, training goes on where it stopped. When the pipeline
-# or what it reads has changed it is another experiment: the earlier run steps aside as NAME.previous.
-# $(call train,pipeline,run,device)
+# or what it reads has changed it is another experiment: the earlier run steps aside as NAME.previous.N,
+# which nothing ever removes. A pipeline that is only newer, not different, changes nothing.
+# $(call train,pipeline,run,device,inputs)
 define train
-@if [ -e $(2)/.done ] || { [ -d $(2) ] && ! cmp -s $(1) $(2)/.pipeline-source.toml; }; then \
-	rm -rf $(2).previous; mv $(2) $(2).previous; \
-	echo "$(1) or what it reads has changed: the earlier run is now $(2).previous"; fi
-@mkdir -p $(2); cp $(1) $(2)/.pipeline-source.toml
-$(TUTORNET) train $(1) --out $(2) --resume --device $(3)
-@touch $(2)/.done
+@inputs=$$(sha256sum $(1) $(4) | cut -c1-64 | sha256sum | cut -c1-64); \
+if [ -e $(2)/.done ] && [ "$$(cat $(2)/.inputs 2> /dev/null)" = "$$inputs" ]; then \
+	touch $(2)/.done; exit 0; \
+fi; \
+if [ -e $(2)/pipeline.toml ] && [ "$$(cat $(2)/.inputs 2> /dev/null)" != "$$inputs" ]; then \
+	n=1; while [ -e $(2).previous.$$n ]; do n=$$((n + 1)); done; \
+	mv $(2) $(2).previous.$$n; \
+	echo "$(1) or what it reads has changed: the earlier run is now $(2).previous.$$n"; \
+fi; \
+mkdir -p $(2); echo "$$inputs" > $(2)/.inputs; \
+echo "$(TUTORNET) train $(1) --out $(2) --resume --device $(3)"; \
+$(TUTORNET) train $(1) --out $(2) --resume --device $(3); \
+touch $(2)/.done
 endef
 
 $(DEMO_RUNS:%=$(DEMO)/%/.done): $(DEMO)/%/.done: pipelines/demo-%.toml $(DEMO_CORPORA) | $(TUTORNET)
-	$(call train,$<,$(@D),cpu)
+	$(call train,$<,$(@D),cpu,$(filter %.toml,$^))
 $(DEMO)/skd/.done $(DEMO)/rkd-skd/.done: $(DEMO)/cache/manifest.toml
 
 $(DEMO)/cache/manifest.toml: $(DEMO)/teacher/.done $(DEMO)/corpus/train/corpus.toml | $(TUTORNET)
@@ -103,7 +111,7 @@ NAMED := $(shell grep -v '^ *\#' $(PIPELINE) | grep -oE '"[^"]+"' | tr -d '"')
 INPUTS := $(wildcard $(foreach dir,$(NAMED),$(dir)/corpus.toml $(dir)/manifest.toml $(dir)/model.toml))
 train: $(RUN)/.done
 $(RUN)/.done: $(PIPELINE) $(INPUTS) | $(TUTORNET)
-	$(call train,$<,$(@D),$(DEVICE))
+	$(call train,$<,$(@D),$(DEVICE),$(INPUTS))
 else
 train: ## PIPELINE=file.toml [RUN=dir]: stage two, if anything changed
 	@echo "usage: make train PIPELINE=file.toml [RUN=dir]" >&2; exit 2

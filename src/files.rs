@@ -148,6 +148,16 @@ pub fn read_sealed(path: &Path) -> Result<String> {
     Ok(body.to_owned())
 }
 
+/// Reads a text that may carry a seal, as [`read_sealed`] does when it has one: for files that
+/// people may also write themselves.
+///
+/// # Errors
+/// When the file is missing, or has a seal that does not hold.
+pub fn read_maybe_sealed(path: &Path) -> Result<String> {
+    let text = read_text(path)?;
+    if text.contains(SEAL) { read_sealed(path) } else { Ok(text) }
+}
+
 /// BLAKE3 of a file as 64 hexadecimal digits.
 ///
 /// # Errors

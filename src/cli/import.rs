@@ -34,6 +34,14 @@ pub struct Args {
 /// # Errors
 /// When the file is refused, or a model is already there and `--force` is not given.
 pub fn run(args: Args, _context: &Context) -> anyhow::Result<()> {
+    if let Some(other) =
+        ["corpus.toml", "cache.toml", "pipeline.toml"].iter().find(|f| args.out.join(f).exists())
+    {
+        anyhow::bail!(
+            "--out {}: expected a new, empty or model directory, found a {other} in it; choose another --out",
+            args.out.display()
+        );
+    }
     let occupied = [MODEL_FILE, WEIGHTS_FILE].iter().any(|file| args.out.join(file).exists());
     if occupied && !args.force {
         return Err(Error::invalid(format!(

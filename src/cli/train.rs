@@ -55,7 +55,14 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     if outcome.already_done {
         tracing::info!("{}: finished before after {} updates", out.display(), outcome.updates);
     }
-    let best =
-        outcome.best.map(|b| format!("\tdev WER {:.2}\tdev CER {:.2}", b.wer, b.cer)).unwrap_or_default();
+    let best = outcome
+        .best
+        .map(|b| {
+            format!(
+                "\tdev WER {:.2}\tdev CER {:.2}\tupdate {} of {}",
+                b.wer, b.cer, b.update, outcome.updates
+            )
+        })
+        .unwrap_or_default();
     print(&format!("{}{best}", outcome.student.display()))
 }

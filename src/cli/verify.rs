@@ -7,9 +7,8 @@ use super::kind::{Kind, STUDENT};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::shard::Problem;
-use crate::train::checkpoint;
-use crate::train::directory::CHECKPOINTS;
-use crate::{cache, corpus, models};
+use crate::train::directory;
+use crate::{cache, corpus, files, models};
 
 /// Arguments of `tutornet verify`.
 #[derive(Debug, clap::Args)]
@@ -46,8 +45,9 @@ pub fn run(args: Args, _context: &Context) -> anyhow::Result<()> {
     }
     let repair = match kind {
         Kind::Cache => "run the `tutornet cache` command that made it once more, it rewrites what is bad",
-        Kind::Corpus => "run the `tutornet prep` command that made it once more",
-        Kind::Model | Kind::Run => "import, train or copy the model again",
+        Kind::Corpus => "remove the directory and run the `tutornet prep` command that made it once more",
+        Kind::Model => "import, train or copy the model again",
+        Kind::Run => "what is whole is still of use: see each line",
     };
     anyhow::bail!("{}: {} problem(s); {repair}", args.path.display(), problems.len())
 }
@@ -59,7 +59,7 @@ fn problems(kind: Kind, path: &Path) -> Result<Vec<Problem>> {
         Kind::Model => model(path),
         Kind::Run => {
             let student = path.join(STUDENT);
-            let mut problems = checkpoint::verify(&path.join(CHECKPOINTS))?;
+            let mut problems = directory::verify(path)?;
             if student.exists() {
                 problems.extend(model(&student)?);
             } else {
@@ -73,7 +73,9 @@ fn problems(kind: Kind, path: &Path) -> Result<Vec<Problem>> {
 
 /// A model's weights against the BLAKE3 in its description, and the tensors against its architecture.
 fn model(dir: &Path) -> Result<Vec<Problem>> {
-    let loaded = models::identity(dir).and_then(|_| models::Model::load(dir, &burn::tensor::Device::flex()));
+    let loaded = files::read_sealed(&dir.join(models::MODEL_FILE))
+        .and_then(|_| models::identity(dir))
+        .and_then(|_| models::Model::load(dir, &burn::tensor::Device::flex()));
     Ok(match loaded {
         Ok(_) => Vec::new(),
         Err(Error::Format { path, detail }) => vec![Problem::file(path, detail)],

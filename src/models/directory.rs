@@ -49,7 +49,7 @@ impl ModelFile {
         struct Version {
             version: Option<u32>,
         }
-        let text = files::read_text(path)?;
+        let text = files::read_maybe_sealed(path)?;
         let wrong = |e: toml::de::Error| Error::format(path, format!("not a usable model description: {e}"));
         // The version first: another one explains unknown keys.
         match toml::from_str::<Version>(&text).map_err(wrong)?.version {
@@ -134,7 +134,7 @@ impl Model {
         files::write(&weights, &bytes)?;
         let path = dir.join(MODEL_FILE);
         let text = ModelFile::new(self.config.clone(), Some(hash)).text(&path)?;
-        files::write(&path, text.as_bytes())
+        files::write_sealed(&path, &text)
     }
 
     /// BLAKE3 over what the model computes: its weights, architecture, labels and frontend; its

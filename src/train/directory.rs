@@ -4,15 +4,18 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::{Best, State};
+use super::checkpoint::{self, Best, State};
 use super::parse;
 use super::pipeline::Pipeline;
 use super::run::Outcome;
 use crate::error::{Error, Result};
 use crate::files::{self, DirectoryLock};
+use crate::shard::Problem;
 
 /// The resolved pipeline: runs again to the same result.
 pub const PIPELINE_FILE: &str = "pipeline.toml";
+/// The log of a run.
+pub const METRICS_FILE: &str = "metrics.jsonl";
 /// The newest states of a run.
 pub const CHECKPOINTS: &str = "checkpoints";
 /// Present when the run is complete.
@@ -40,6 +43,7 @@ pub enum Start {
 #[serde(deny_unknown_fields)]
 struct Done {
     updates: u64,
+    metrics_blake3: String,
     best: Option<Best>,
 }
 
@@ -50,6 +54,18 @@ impl RunDirectory {
     /// When another process trains there, when it holds a run and `resume` is off, or when the
     /// run in it has another pipeline; the key that differs is named.
     pub fn open(path: &Path, pipeline: &Pipeline, resume: bool) -> Result<(Self, Start)> {
+        let foreign = ["corpus.toml", "cache.toml", "model.toml"].into_iter().find(|f| path.join(f).exists());
+        let occupied = !path.join(PIPELINE_FILE).exists()
+            && path.read_dir().is_ok_and(|mut entries| {
+                entries.any(|e| e.is_ok_and(|e| !e.file_name().to_string_lossy().starts_with('.')))
+            });
+        if foreign.is_some() || occupied {
+            return Err(Error::invalid(format!(
+                "--out {}: expected a new, empty or run directory, found {}; choose another --out",
+                path.display(),
+                foreign.map_or("other files in it".to_owned(), |f| format!("a {f} in it"))
+            )));
+        }
         files::create_dir(path)?;
         let directory = Self { path: path.to_path_buf(), _lock: DirectoryLock::acquire(path)? };
         files::sweep(path)?;
@@ -62,7 +78,7 @@ impl RunDirectory {
                     path.display()
                 )));
             }
-            let earlier = parse::read(&stored, &[])?;
+            let earlier = parse::parse(&files::read_sealed(&stored)?, &[], &stored)?;
             if let Some(difference) = difference(&earlier, pipeline) {
                 return Err(Error::mismatch(
                     format!("pipeline of the run in {}", path.display()),
@@ -72,7 +88,7 @@ impl RunDirectory {
                 ));
             }
         } else {
-            files::write(&stored, text.as_bytes())?;
+            files::write_sealed(&stored, &text)?;
         }
         let done = path.join(DONE_FILE);
         if done.exists() {
@@ -96,7 +112,7 @@ impl RunDirectory {
 
     /// One JSON object a line.
     pub fn metrics(&self) -> PathBuf {
-        self.path.join("metrics.jsonl")
+        self.path.join(METRICS_FILE)
     }
 
     /// The newest states.
@@ -115,10 +131,40 @@ impl RunDirectory {
     /// When the disk is full.
     pub fn mark_done(&self, outcome: &Outcome) -> Result<()> {
         let path = self.path.join(DONE_FILE);
-        let done = Done { updates: outcome.updates, best: outcome.best.clone() };
+        let metrics_blake3 = files::blake3_file(&self.metrics())?;
+        let done = Done { updates: outcome.updates, metrics_blake3, best: outcome.best.clone() };
         let text = toml::to_string(&done).map_err(|e| Error::format(&path, e.to_string()))?;
         files::write_sealed(&path, &text)
     }
+}
+
+/// Reads every file of a run but its student, and lists those that are not as they were written.
+///
+/// # Errors
+/// When the directory cannot be listed.
+pub fn verify(run: &Path) -> Result<Vec<Problem>> {
+    let mut problems = checkpoint::verify(&run.join(CHECKPOINTS))?;
+    let mut sealed = |name: &str| {
+        let path = run.join(name);
+        files::read_sealed(&path).map_err(|e| problems.push(Problem::file(&path, e.to_string()))).ok()
+    };
+    sealed(PIPELINE_FILE);
+    if run.join(DONE_FILE).exists()
+        && let Some(done) = sealed(DONE_FILE)
+    {
+        let path = run.join(METRICS_FILE);
+        let expected = toml::from_str::<Done>(&done).map(|d| d.metrics_blake3);
+        let found = files::blake3_file(&path);
+        match (expected, found) {
+            (Ok(expected), Ok(found)) if expected == found => {}
+            (Ok(expected), Ok(found)) => {
+                problems.push(Problem::file(&path, format!("expected BLAKE3 {expected}, found {found}")));
+            }
+            (Err(error), _) => problems.push(Problem::file(run.join(DONE_FILE), error.to_string())),
+            (_, Err(error)) => problems.push(Problem::file(&path, error.to_string())),
+        }
+    }
+    Ok(problems)
 }
 
 /// The first key in which two pipelines differ, with both values.

@@ -6,6 +6,9 @@ use super::pipeline::{Objective, Optimizer, Pipeline, Rule};
 use crate::error::{Error, Result};
 use crate::files;
 
+/// More threads than this is a slip of the keyboard.
+const MAX_THREADS: usize = 1024;
+
 /// Every key with its default, as a pipeline that parses.
 pub const REFERENCE: &str = include_str!("reference.toml");
 
@@ -24,17 +27,18 @@ pub fn read(path: &Path, overrides: &[String]) -> Result<Pipeline> {
 /// # Errors
 /// See [`read`].
 pub fn parse(text: &str, overrides: &[String], path: &Path) -> Result<Pipeline> {
-    let pipeline = if overrides.is_empty() {
-        toml::from_str::<Pipeline>(text).map_err(|e| explain(path, &e))?
-    } else {
-        let mut document: toml::Value = toml::from_str(text).map_err(|e| explain(path, &e))?;
-        for assignment in overrides {
-            set(&mut document, assignment)?;
-        }
-        // Through text again, so that an error in a value shows the line that holds it.
-        let text = toml::to_string(&document).map_err(|e| Error::format(path, e.to_string()))?;
-        toml::from_str(&text).map_err(|e| explain(path, &e))?
-    };
+    // The text as it was written first: its errors show lines.
+    let mut document: toml::Value = toml::from_str(text).map_err(|e| explain(path, &e))?;
+    if overrides.is_empty() {
+        toml::from_str::<Pipeline>(text).map_err(|e| explain(path, &e))?;
+    }
+    for assignment in overrides {
+        set(&mut document, assignment)?;
+    }
+    inherit_optimizer(&mut document);
+    // Through text again, so that an error in a value shows the line that holds it.
+    let text = toml::to_string(&document).map_err(|e| Error::format(path, e.to_string()))?;
+    let pipeline: Pipeline = toml::from_str(&text).map_err(|e| explain(path, &e))?;
     validate(&pipeline).map_err(|detail| Error::format(path, detail))?;
     Ok(pipeline)
 }
@@ -56,6 +60,22 @@ fn explain(path: &Path, error: &toml::de::Error) -> Error {
     Error::format(path, format!("{message}\n{hint}`tutornet train --help-pipeline` prints every key"))
 }
 
+/// A stage's own `[optimizer]` takes what it does not say from the pipeline's; decays of the
+/// moments only under the same rule.
+fn inherit_optimizer(document: &mut toml::Value) {
+    let Some(common) = document.get("optimizer").and_then(toml::Value::as_table).cloned() else { return };
+    let stages = document.get_mut("stage").and_then(toml::Value::as_array_mut);
+    for stage in stages.into_iter().flatten() {
+        let Some(own) = stage.get_mut("optimizer").and_then(toml::Value::as_table_mut) else { continue };
+        let same_rule = own.get("name").is_none_or(|name| common.get("name") == Some(name));
+        for (key, value) in &common {
+            if same_rule || !matches!(key.as_str(), "beta1" | "beta2") {
+                own.entry(key.clone()).or_insert_with(|| value.clone());
+            }
+        }
+    }
+}
+
 /// Sets one key: `stage.0.epochs=2`, `data.train=["DIR"]`, `name=other`.
 fn set(document: &mut toml::Value, assignment: &str) -> Result<()> {
     let bad = |detail: String| Error::invalid(format!("--set {assignment}: {detail}"));
@@ -64,8 +84,8 @@ fn set(document: &mut toml::Value, assignment: &str) -> Result<()> {
         .ok()
         .and_then(|mut table| table.remove("value"))
         .unwrap_or_else(|| toml::Value::String(text.to_owned()));
-    let mut place = document;
     let parts: Vec<&str> = key.trim().split('.').collect();
+    let mut place = &mut *document;
     for (depth, part) in parts.iter().enumerate() {
         let last = depth + 1 == parts.len();
         place = match place {
@@ -82,10 +102,18 @@ fn set(document: &mut toml::Value, assignment: &str) -> Result<()> {
         };
         if last {
             *place = value;
-            return Ok(());
+            break;
         }
     }
-    Err(bad("the key is empty".into()))
+    // A stage has one length: setting it in one unit drops the other.
+    if let ["stage", number, length @ ("epochs" | "max_updates")] = parts[..] {
+        let other = if length == "epochs" { "max_updates" } else { "epochs" };
+        let stage = number.parse::<usize>().ok().and_then(|i| document.get_mut("stage")?.get_mut(i));
+        if let Some(stage) = stage.and_then(toml::Value::as_table_mut) {
+            stage.remove(other);
+        }
+    }
+    Ok(())
 }
 
 /// Combinations that parse but cannot work.
@@ -96,8 +124,8 @@ fn validate(pipeline: &Pipeline) -> std::result::Result<(), String> {
     positive("data.batch_seconds", pipeline.data.batch_seconds)?;
     positive("data.max_seconds", pipeline.data.max_seconds)?;
     positive("student.width", pipeline.student.width)?;
-    if pipeline.threads == 0 {
-        return Err("threads: expected 1 or more, found 0".into());
+    if !(1..=MAX_THREADS).contains(&pipeline.threads) {
+        return Err(format!("threads: expected 1 to {MAX_THREADS}, found {}", pipeline.threads));
     }
     if pipeline.stage.is_empty() {
         return Err("expected at least one [[stage]], found none".into());
@@ -235,6 +263,27 @@ mod tests {
     }
 
     #[test]
+    fn a_stage_takes_the_rest_of_its_optimizer_from_the_pipeline() {
+        let text = format!(
+            "{SHORT}[stage.optimizer]\nlearning_rate = 0.5\n[optimizer]\nname = 'adamw'\nbeta1 = 0.8\n"
+        );
+        let p = parse(&text, &[], Path::new("p.toml")).unwrap();
+        let own = p.stage[0].optimizer.as_ref().unwrap();
+        assert_eq!((own.name, own.learning_rate, own.beta1), (Rule::AdamW, 0.5, Some(0.8)));
+        let other = text.replace("learning_rate = 0.5", "name = 'novograd'");
+        let p = parse(&other, &[], Path::new("p.toml")).unwrap();
+        assert_eq!(p.stage[0].optimizer.as_ref().unwrap().betas(), (0.95, 0.0));
+    }
+
+    #[test]
+    fn a_stage_has_one_length_and_an_override_replaces_it() {
+        let both = SHORT.replace("epochs = 1", "epochs = 1\nmax_updates = 3");
+        assert!(error(&both, &[]).contains("found both"));
+        let p = parse(SHORT, &["stage.0.max_updates=3".to_owned()], Path::new("p.toml")).unwrap();
+        assert_eq!((p.stage[0].epochs, p.stage[0].max_updates), (None, Some(3)));
+    }
+
+    #[test]
     fn a_misspelt_key_gets_line_and_suggestion() {
         let text = SHORT.replace("epochs = 1", "epoch = 1");
         let error = error(&text, &[]);
@@ -248,7 +297,7 @@ mod tests {
         for (overrides, words) in [
             (vec!["stage.0.objective=rkd"], "stage.0.teacher"),
             (vec!["stage.0.lambda=1.0"], "stage.0.lambda"),
-            (vec!["stage.0.max_updates=3"], "found both"),
+            (vec!["threads=1000000"], "threads: expected 1 to 1024"),
             (vec!["stage.0.epochs=0"], "N at least 1"),
             (vec!["data.train=[]"], "data.train"),
             (vec!["data.batch_seconds=-1"], "data.batch_seconds"),

@@ -152,12 +152,7 @@ fn a_corpus_for_another_frontend_is_refused() {
     let fixture = Fixture::new();
     let other = fixture.dir.path().join("other");
     fixture.prep(&other, &["--frontend", "openseq2seq"]);
-    let words = [
-        "jasper-nano",
-        "openseq2seq",
-        "tutornet prep librispeech",
-        " --frontend nemo --out DIR",
-    ];
+    let words = ["jasper-nano", "openseq2seq", "tutornet prep librispeech", " --frontend nemo --out DIR"];
     fails(&mut eval(&fixture.model, &other), &words);
     let other = fixture.dir.path().join("variant");
     fixture.prep(&other, &["--nemo-frames", "floor"]);

@@ -299,3 +299,33 @@ fn overlong_and_impossible_utterances_are_left_out_and_counted() {
         &["no utterance within data.max_seconds"],
     );
 }
+
+#[test]
+fn a_run_is_verified_to_its_last_file_and_stays_out_of_other_directories() {
+    let fixture = Fixture::get();
+    let pipeline = fixture.pipeline("whole", "objective = \"ctc\"\nmax_updates = 2");
+    succeeds(&mut fixture.train(&pipeline, "whole", &[])).prints(&["update 2 of 2"]);
+    let run = fixture.at("whole");
+    succeeds(tutornet().arg("verify").arg(&run));
+    for name in
+        ["pipeline.toml", "metrics.jsonl", "done.toml", "student/model.toml", "student/weights.safetensors"]
+    {
+        let path = run.join(name);
+        let whole = std::fs::read(&path).unwrap();
+        let mut bytes = whole.clone();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let answer = exits(tutornet().arg("verify").arg(&run), 1);
+        let said = format!("{}{}", answer.stdout, answer.stderr);
+        assert!(said.contains(name.rsplit('/').next().unwrap()), "{name}: {said}");
+        std::fs::write(&path, whole).unwrap();
+    }
+    succeeds(tutornet().arg("verify").arg(&run));
+    for taken in ["dev-clean", "cache-dev-clean", "whole/student"] {
+        fails(
+            &mut fixture.train(&pipeline, taken, &[]),
+            &["expected a new, empty or run directory", "--out"],
+        );
+    }
+}

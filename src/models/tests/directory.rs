@@ -34,7 +34,12 @@ fn directories_round_trip_and_notice_changes() {
         assert!(error.contains(WEIGHTS_FILE) && error.contains("expected BLAKE3"), "{error}");
     }
     std::fs::write(&weights, &first[1]).unwrap();
-    let text = String::from_utf8(first[0].clone()).unwrap();
+    // A sealed description that was changed is refused as such; one without a seal for what is wrong in it.
+    let sealed = String::from_utf8(first[0].clone()).unwrap();
+    std::fs::write(dir.path().join(MODEL_FILE), sealed.replacen("\"b\", \"c\"", "\"c\", \"b\"", 1)).unwrap();
+    let error = Model::load(dir.path(), &device).unwrap_err().to_string();
+    assert!(error.contains("changed after it was sealed"), "{error}");
+    let text = sealed.split("# blake3").next().unwrap();
     let refused = |from: &str, to: &str, words: &[&str]| {
         assert!(text.contains(from), "{text}");
         std::fs::write(dir.path().join(MODEL_FILE), text.replacen(from, to, 1)).unwrap();
