@@ -66,9 +66,12 @@ impl DeviceChoice {
             Self::Auto => {
                 #[cfg(feature = "cuda")]
                 if let Ok(device) = probe(Self::Cuda(None)) {
+                    tracing::info!("device: cuda");
                     return Ok(device);
                 }
-                Ok(probe_hardware().unwrap_or_else(Device::flex))
+                let gpu = probe_hardware();
+                tracing::info!("device: {}", if gpu.is_some() { "wgpu" } else { "cpu" });
+                Ok(gpu.unwrap_or_else(Device::flex))
             }
             Self::Wgpu(_) | Self::Cuda(_) => probe(self).map_err(|detail| Error::Device {
                 device: self.to_string(),

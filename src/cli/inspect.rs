@@ -75,6 +75,7 @@ fn run_directory(dir: &Path) -> anyhow::Result<Value> {
         "kind": "run",
         "name": record.name,
         "method": record.method,
+        "finished": record.finished,
         "updates": record.metrics.updates,
         "dev_cer": last(&record.metrics.dev_cer),
         "scores": scores,

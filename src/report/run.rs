@@ -58,6 +58,8 @@ pub struct RunRecord {
     pub name: String,
     /// The stages' objectives in words, such as `RKD, then CTC + SKD`.
     pub method: String,
+    /// Whether the run came to its end.
+    pub finished: bool,
     /// Whether every stage trained on CTC alone.
     pub ctc_only: bool,
     /// The course of the training; empty without `metrics.jsonl`.
@@ -114,6 +116,7 @@ impl RunRecord {
         };
         Ok(Self {
             name: name_of(dir)?,
+            finished: dir.join("done.toml").is_file(),
             method: pipeline.stage.iter().map(Stage::words).collect::<Vec<_>>().join(", then "),
             ctc_only: pipeline.stage.iter().all(|s| s.objective == "ctc"),
             metrics,

@@ -27,6 +27,11 @@ pub fn render(runs: &[RunRecord], title: &str) -> Result<String> {
         ));
     }
     text.push_str("An empty cell was not run.\n");
+    if runs.iter().any(|run| !run.finished) {
+        text.push_str(
+            "Unfinished: the run has not come to its end; `tutornet train --resume` goes on with it.\n",
+        );
+    }
     if runs.iter().any(RunRecord::blank_plateau) {
         text.push_str(
             "Blank plateau: the output is all blank, or more than 99 % of its frames are; such a run has not learned\n\
@@ -59,8 +64,9 @@ fn corpora(runs: &[RunRecord]) -> Vec<String> {
 }
 
 fn method(run: &RunRecord, plateau: bool) -> String {
-    let mark = if plateau { " (blank plateau)" } else { "" };
-    format!("{}{mark}", escape(&run.method))
+    let plateau = if plateau { " (blank plateau)" } else { "" };
+    let unfinished = if run.finished { "" } else { " (unfinished)" };
+    format!("{}{plateau}{unfinished}", escape(&run.method))
 }
 
 /// One row a run, one column a corpus.

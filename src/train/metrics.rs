@@ -20,7 +20,7 @@ pub enum Event {
         objective: String,
         /// Updates since the start of the run.
         update: u64,
-        /// Epoch within the stage.
+        /// Epoch within the stage, from 1.
         epoch: u64,
         /// The sum that was minimised, mean over the batch's utterances.
         loss: f64,
@@ -47,7 +47,7 @@ pub enum Event {
         stage: usize,
         /// The stage's objective.
         objective: String,
-        /// Epoch within the stage.
+        /// Epoch within the stage, from 1.
         epoch: u64,
         /// Updates since the start of the run.
         update: u64,

@@ -73,6 +73,14 @@ impl Prepared {
                 .collect()
         };
         let (train, dev) = (open(&pipeline.data.train)?, open(&pipeline.data.dev)?);
+        for corpus in &dev {
+            if train.iter().any(|t| t.identity() == corpus.identity()) {
+                tracing::warn!(
+                    "{}: a dev corpus is also trained on; its scores flatter",
+                    corpus.dir().display()
+                );
+            }
+        }
         let (examples, longest) = examples(pipeline, model, &train)?;
         let output_frames = (0..=longest + 16).map(|frames| model.output_frames(frames)).collect();
         let mut prepared = Self {

@@ -280,7 +280,7 @@ impl Trainer<'_> {
             stage: position.stage,
             objective: stage.objective.to_string(),
             update: position.update,
-            epoch: position.epoch,
+            epoch: position.epoch + 1,
             loss: loss.total,
             ctc: loss.ctc,
             skd: loss.skd,
@@ -321,7 +321,7 @@ impl Trainer<'_> {
         self.metrics.write(&Event::Epoch {
             stage: self.position.stage,
             objective: stage.objective.to_string(),
-            epoch: self.position.epoch,
+            epoch: self.position.epoch + 1,
             update: self.position.update,
             loss,
             dev_wer: dev.as_ref().map(|d| d.wer),
@@ -330,7 +330,7 @@ impl Trainer<'_> {
         })?;
         let scores =
             dev.as_ref().map(|d| format!("  dev WER {:.2} CER {:.2}", d.wer, d.cer)).unwrap_or_default();
-        if dev.is_some() || last {
+        if due {
             progress.line(&format!(
                 "{} epoch {} update {}: loss {loss:.3}{scores}",
                 stage.objective,

@@ -32,6 +32,7 @@ fn run_directory(dir: &Path, stages: &[(&str, u64, &str)], dev_cer: f64) {
     }
     metrics += &format!("{{\"event\":\"done\",\"update\":{update}}}\n");
     std::fs::write(dir.join("pipeline.toml"), pipeline).unwrap();
+    std::fs::write(dir.join("done.toml"), "").unwrap();
     std::fs::write(dir.join("metrics.jsonl"), metrics).unwrap();
 }
 
