@@ -232,7 +232,7 @@ impl Source {
             wanted: &self.wanted,
             pending,
             budget: frames_of(options.batch_seconds.unwrap_or(default)),
-            workers: options.workers.max(1),
+            workers: options.workers.clamp(1, 256),
             progress: &progress,
             stop,
         };

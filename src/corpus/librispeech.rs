@@ -170,7 +170,8 @@ fn read_transcripts(
     let file = relative(root, path);
     // Bytes that are no UTF-8 become U+FFFD, which is no label: that utterance is skipped by name.
     let bytes = files::read(path)?;
-    for line in String::from_utf8_lossy(&bytes).lines() {
+    // Some editors put a byte order mark first.
+    for line in String::from_utf8_lossy(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes)).lines() {
         let line = line.trim();
         let (id, transcript) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         if id.is_empty() {

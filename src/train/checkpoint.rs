@@ -113,13 +113,15 @@ impl State {
             version: VERSION,
             position: self.position.clone(),
             optimizer_updates: self.optimizer_updates,
-            blake3: hash(&self.tensors),
+            blake3: hash(&self.position, self.optimizer_updates, &self.tensors)?,
         };
         let header = serde_json::to_string(&header).map_err(|e| Error::format(&path, e.to_string()))?;
         let metadata = std::collections::HashMap::from([(KEY.to_owned(), header)]);
         let bytes = safetensors::serialize(views, Some(metadata)).map_err(invalid)?;
         files::write(&path, &bytes)?;
-        for old in list(directory)?.iter().rev().skip(keep) {
+        // Later ones can only be damaged files that a resumed run passed over.
+        let (later, mine): (Vec<_>, Vec<_>) = list(directory)?.into_iter().partition(|p| *p > path);
+        for old in later.iter().chain(mine.iter().rev().skip(keep)) {
             std::fs::remove_file(old).map_err(|e| Error::io("remove", old, e))?;
         }
         Ok(path)
@@ -150,7 +152,7 @@ impl State {
             let tensor = HostTensor { shape: view.shape().to_vec(), values, trainable: false };
             tensors.insert(name.clone(), tensor);
         }
-        let found = hash(&tensors);
+        let found = hash(&header.position, header.optimizer_updates, &tensors)?;
         if header.blake3 != found {
             return Err(invalid(format!("expected BLAKE3 {}, found {found}", header.blake3)));
         }
@@ -204,8 +206,12 @@ fn list(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn hash(tensors: &BTreeMap<String, HostTensor>) -> String {
+/// BLAKE3 over everything that a checkpoint says.
+fn hash(position: &Position, updates: u64, tensors: &BTreeMap<String, HostTensor>) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
+    let position = serde_json::to_vec(position).map_err(|e| Error::invalid(e.to_string()))?;
+    hasher.update(&position);
+    hasher.update(&updates.to_le_bytes());
     for (name, tensor) in tensors {
         hasher.update(name.as_bytes());
         for size in &tensor.shape {
@@ -213,7 +219,7 @@ fn hash(tensors: &BTreeMap<String, HostTensor>) -> String {
         }
         hasher.update(bytemuck::cast_slice(&tensor.values));
     }
-    hasher.finalize().to_hex().to_string()
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 #[cfg(test)]
@@ -258,5 +264,14 @@ mod tests {
         assert_eq!(State::newest(dir.path()).unwrap().unwrap().position.update, 20);
         let problems = verify(dir.path()).unwrap();
         assert!(problems.len() == 1 && problems[0].path == path, "{problems:?}");
+
+        // The position is covered by the hash as well, and a damaged later file gives way to a new one.
+        let header = whole.windows(14).position(|w| w == br#"\"update\":300"#).unwrap();
+        let mut bytes = whole.clone();
+        bytes[header + 13] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        assert!(State::load(&path).is_err());
+        state(21).save(dir.path(), 1).unwrap();
+        assert_eq!(State::newest(dir.path()).unwrap().unwrap().position.update, 21);
     }
 }

@@ -9,6 +9,12 @@ use crate::files;
 /// More threads than this is a slip of the keyboard.
 const MAX_THREADS: usize = 1024;
 
+/// Bounds that no real experiment meets: beyond them lies a slip, and a program that hangs.
+const MAX_WIDTH: f64 = 64.0;
+const MAX_MASK: usize = 10_000;
+const MAX_EPOCHS: u64 = 100_000;
+const MAX_BRIDGE: usize = 1_001;
+
 /// Every key with its default, as a pipeline that parses.
 pub const REFERENCE: &str = include_str!("reference.toml");
 
@@ -166,7 +172,14 @@ fn validate(pipeline: &Pipeline) -> std::result::Result<(), String> {
                 stage.bridge_kernel()
             ));
         }
+        if stage.bridge_kernel() > MAX_BRIDGE {
+            let (key, found) = (at("bridge_kernel"), stage.bridge_kernel());
+            return Err(format!("{key}: expected at most {MAX_BRIDGE}, found {found}"));
+        }
         match (stage.epochs, stage.max_updates) {
+            (Some(MAX_EPOCHS..), None) => {
+                return Err(format!("{}: expected less than {MAX_EPOCHS}; use max_updates", at("epochs")));
+            }
             (Some(1..), None) | (None, Some(1..)) => {}
             (Some(_), Some(_)) => {
                 return Err(format!("{}: give either epochs or max_updates, found both", at("epochs")));
@@ -185,8 +198,18 @@ fn validate(pipeline: &Pipeline) -> std::result::Result<(), String> {
     if pipeline.data.dev_every_epochs == 0 {
         return Err("data.dev_every_epochs: expected 1 or more, found 0".into());
     }
-    if pipeline.checkpoint.every_updates == 0 || pipeline.checkpoint.keep == 0 {
-        return Err("checkpoint: expected every_updates and keep of 1 or more, found 0".into());
+    let checkpoint = &pipeline.checkpoint;
+    if checkpoint.every_updates == 0 || checkpoint.keep == 0 || checkpoint.max_rejected == 0 {
+        return Err("checkpoint: expected every_updates, keep and max_rejected of 1 or more, found 0".into());
+    }
+    if pipeline.student.width > MAX_WIDTH {
+        return Err(format!("student.width: expected at most {MAX_WIDTH}, found {}", pipeline.student.width));
+    }
+    if let Some(masks) = &pipeline.data.spec_augment {
+        let largest = masks.freq_masks.max(masks.time_masks).max(masks.freq_width).max(masks.time_width);
+        if largest > MAX_MASK {
+            return Err(format!("data.spec_augment: expected numbers up to {MAX_MASK}, found {largest}"));
+        }
     }
     Ok(())
 }
@@ -200,6 +223,18 @@ fn positive(key: &str, value: f64) -> std::result::Result<(), String> {
 
 fn optimizer(key: &str, optimizer: &Optimizer) -> std::result::Result<(), String> {
     positive(&format!("{key}.learning_rate"), optimizer.learning_rate)?;
+    let Optimizer { weight_decay, gradient_clip, epsilon, schedule, learning_rate, .. } = optimizer;
+    for (name, value, most) in [
+        ("weight_decay", *weight_decay, f64::MAX),
+        ("gradient_clip", *gradient_clip, f64::MAX),
+        ("epsilon", *epsilon, 1.0),
+        ("schedule.min", schedule.min, *learning_rate),
+    ] {
+        if !(0.0..=most).contains(&value) {
+            return Err(format!("{key}.{name}: expected 0 to {most:e}, found {value}"));
+        }
+    }
+    positive(&format!("{key}.schedule.power"), schedule.power)?;
     if optimizer.accumulate == 0 {
         return Err(format!("{key}.accumulate: expected 1 or more, found 0"));
     }
@@ -301,6 +336,10 @@ mod tests {
             (vec!["stage.0.epochs=0"], "N at least 1"),
             (vec!["data.train=[]"], "data.train"),
             (vec!["data.batch_seconds=-1"], "data.batch_seconds"),
+            (vec!["optimizer.gradient_clip=nan"], "optimizer.gradient_clip"),
+            (vec!["optimizer.schedule.min=1.0"], "optimizer.schedule.min"),
+            (vec!["stage.0.epochs=100000000"], "stage.0.epochs"),
+            (vec!["student.preset=x", "student.width=1e9"], "inside a string"),
             (vec!["optimizer.beta1=1.5"], "optimizer.beta1"),
             (vec!["stage.0.objective=rdk"], "did you mean `rkd`?"),
             (vec!["student.preset=x", "student.widht=1"], "inside a string"),

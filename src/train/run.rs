@@ -142,7 +142,11 @@ impl Trainer<'_> {
         let title = format!("stage {number} {}", stage.objective);
         let progress = Progress::new(&title, "updates", total);
         progress.add(self.position.stage_update);
-        while self.position.epoch < epochs && self.position.stage_update < total {
+        // A run that was stopped before its last scoring comes back with batches used and no updates left.
+        let mid_epoch = |p: &Position| p.batch > 0;
+        while self.position.epoch < epochs
+            && (self.position.stage_update < total || mid_epoch(&self.position))
+        {
             self.epoch(stage, total, &progress)?;
             let last = self.position.epoch + 1 == epochs || self.position.stage_update == total;
             self.end_of_epoch(stage, last, &progress)?;
@@ -176,6 +180,10 @@ impl Trainer<'_> {
                     break;
                 }
                 let batches = group.len();
+                if group.iter().all(|batch| batch.utterances.is_empty()) {
+                    self.position.batch += batches; // all damaged, and skip_corrupt is on
+                    continue;
+                }
                 let losses = self.update(stage, group, total)?;
                 self.position.batch += batches;
                 progress.message(format!("epoch {} loss {:.2}", epoch + 1, losses.total));
@@ -185,10 +193,7 @@ impl Trainer<'_> {
                     self.checkpoint()?;
                 }
                 if self.stop.requested() {
-                    return Err(Error::Interrupted(format!(
-                        "a checkpoint holds update {}; the same command with --resume goes on from it",
-                        self.position.update
-                    )));
+                    return Err(self.interrupted());
                 }
             }
             Ok(())
@@ -313,10 +318,24 @@ impl Trainer<'_> {
         let every = self.pipeline.data.dev_every_epochs;
         let due = last || (self.position.epoch + 1).is_multiple_of(every);
         let dev = match due && stage.objective.needs_text() {
-            true => self.evaluate_dev()?,
+            true => match self.evaluate_dev() {
+                Err(Error::Interrupted(_)) => {
+                    self.checkpoint()?;
+                    return Err(self.interrupted());
+                }
+                result => result?,
+            },
             false => None,
         };
         let (sum, count) = self.position.epoch_loss;
+        if count == 0 && self.position.rejected_in_a_row == 0 {
+            return Err(Error::invalid(format!(
+                "stage {} ({}), epoch {}: no utterance could be read; `tutornet verify` on the corpora and caches lists what is damaged",
+                self.position.stage,
+                stage.objective,
+                self.position.epoch + 1
+            )));
+        }
         let loss = if count > 0 { sum / count as f64 } else { f64::NAN };
         self.metrics.write(&Event::Epoch {
             stage: self.position.stage,
@@ -353,6 +372,13 @@ impl Trainer<'_> {
         self.position.batch = 0;
         self.position.epoch_loss = (0.0, 0);
         self.checkpoint()
+    }
+
+    fn interrupted(&self) -> Error {
+        Error::Interrupted(format!(
+            "a checkpoint holds update {}; the same command with --resume goes on from it",
+            self.position.update
+        ))
     }
 
     fn evaluate_dev(&self) -> Result<Option<Evaluation>> {

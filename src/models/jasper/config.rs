@@ -180,6 +180,15 @@ impl JasperConfig {
                     "expected values of at least 1, found 0".into(),
                 );
             }
+            // Beyond what any network has: a damaged or hostile file, which must not take all memory.
+            let largest =
+                block.repeat.max(block.filters).max(block.kernel).max(block.stride).max(block.dilation);
+            if block.repeat > 1_000 || largest > 1_000_000 {
+                return wrong(
+                    key("repeat, filters, kernel, stride, dilation"),
+                    format!("{largest} is too large"),
+                );
+            }
             if block.kernel.is_multiple_of(2) {
                 return wrong(
                     key("kernel"),
