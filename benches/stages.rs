@@ -10,7 +10,7 @@ use divan::{Bencher, black_box, counter::ItemsCount};
 use half::f16;
 use tutornet::cache::codec;
 use tutornet::features::Frontend;
-use tutornet::kernels::ctc_loss;
+use tutornet::kernels::{LstmWeights, Together, bi_lstm, ctc_loss};
 use tutornet::models::{BatchNormMode, Mode, Model, TrainState, presets};
 use tutornet::random::Random;
 
@@ -71,6 +71,31 @@ fn update(bencher: Bencher, width: f64) {
         let mut state = TrainState::new(BatchNormMode::default(), Random::new(1, "dropout", &[]));
         let output = model.forward(x.clone(), &[FRAMES; BATCH], Mode::Train(&mut state));
         ctc_loss(output.logits, &output.frames, &targets, 28).mean().backward()
+    });
+}
+
+/// Three bidirectional LSTM layers of 512 cells a direction over [8, 400, 512], forward and backward: 322 GFLOP.
+#[divan::bench(sample_count = 10)]
+fn lstm(bencher: Bencher) {
+    const CELLS: usize = 512;
+    let device = Device::flex().autodiff();
+    let matrix = |rows, columns| {
+        let data = TensorData::new(noise(rows * columns), [rows, columns]);
+        (Tensor::<2>::from_data(data, &device) * 0.08).require_grad()
+    };
+    let weights = |inputs| LstmWeights {
+        input: matrix(4 * CELLS, inputs),
+        recurrent: matrix(4 * CELLS, CELLS),
+        bias: Tensor::zeros([4 * CELLS], &device).require_grad(),
+    };
+    let layers = [CELLS, 2 * CELLS, 2 * CELLS].map(|inputs| [weights(inputs), weights(inputs)]);
+    let x = TensorData::new(noise(8 * 400 * CELLS), [8, 400, CELLS]);
+    let x = Tensor::<3>::from_data(x, &device).require_grad();
+    bencher.counter(audio(8 * 8)).bench(|| {
+        let y = layers.clone().into_iter().fold(x.clone(), |x, [forward, reverse]| {
+            bi_lstm(x, forward, reverse, &[400; 8], Together::default())
+        });
+        y.sum().backward()
     });
 }
 

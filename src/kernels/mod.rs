@@ -8,14 +8,18 @@ mod conv1d_cpu;
 #[expect(clippy::cast_possible_truncation, reason = "sums are f64, tensors f32")]
 mod ctc;
 mod extension;
+mod lanes;
+mod lstm;
 mod norm;
 mod norm_backend;
 #[expect(clippy::cast_possible_truncation, reason = "sums are f64, tensors f32")]
 mod norm_cpu;
+mod packed;
 mod simd;
 mod sum;
 
 pub use conv1d::{Conv1dOptions, conv1d};
 pub use ctc::{ctc_loss, ctc_possible};
+pub use lstm::{LstmWeights, Together, bi_lstm, lstm};
 pub use norm::{NormOptions, Normalised, batch_norm};
 pub use sum::sum;
