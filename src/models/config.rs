@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::deepspeech2::DeepSpeech2Config;
 use super::jasper::JasperConfig;
 use super::norm::NormConfig;
 use crate::error::{Error, Result};
@@ -33,6 +34,8 @@ pub struct ModelConfig {
 pub enum Architecture {
     /// Jasper, Jasper Mini, QuartzNet.
     Jasper(JasperConfig),
+    /// DeepSpeech 2 with LSTM cells.
+    DeepSpeech2(DeepSpeech2Config),
 }
 
 /// Where a model's weights come from. No part of a model's identity.
@@ -67,6 +70,7 @@ impl ModelConfig {
         }
         match &self.architecture {
             Architecture::Jasper(jasper) => jasper.shapes().map(|_| ()),
+            Architecture::DeepSpeech2(network) => network.validate(),
         }
     }
 
@@ -74,6 +78,7 @@ impl ModelConfig {
     pub fn feature_bins(&self) -> usize {
         match &self.architecture {
             Architecture::Jasper(jasper) => jasper.features,
+            Architecture::DeepSpeech2(network) => network.features,
         }
     }
 
@@ -81,6 +86,7 @@ impl ModelConfig {
     pub fn stride(&self) -> usize {
         match &self.architecture {
             Architecture::Jasper(jasper) => jasper.stride(),
+            Architecture::DeepSpeech2(network) => network.stride(),
         }
     }
 
@@ -88,6 +94,7 @@ impl ModelConfig {
     pub fn hidden_width(&self) -> usize {
         match &self.architecture {
             Architecture::Jasper(jasper) => jasper.hidden_width(),
+            Architecture::DeepSpeech2(network) => network.hidden,
         }
     }
 
@@ -95,6 +102,7 @@ impl ModelConfig {
     pub fn output_frames(&self, frames: usize) -> usize {
         match &self.architecture {
             Architecture::Jasper(jasper) => jasper.output_frames(frames),
+            Architecture::DeepSpeech2(network) => network.output_frames(frames),
         }
     }
 
@@ -102,6 +110,7 @@ impl ModelConfig {
     pub fn norm(&self) -> &NormConfig {
         match &self.architecture {
             Architecture::Jasper(jasper) => &jasper.norm,
+            Architecture::DeepSpeech2(network) => &network.norm,
         }
     }
 
@@ -109,6 +118,7 @@ impl ModelConfig {
     pub fn norm_mut(&mut self) -> &mut NormConfig {
         match &mut self.architecture {
             Architecture::Jasper(jasper) => &mut jasper.norm,
+            Architecture::DeepSpeech2(network) => &mut network.norm,
         }
     }
 
@@ -128,6 +138,7 @@ impl ModelConfig {
         }
         scaled.architecture = match &self.architecture {
             Architecture::Jasper(jasper) => Architecture::Jasper(jasper.with_width(width)?),
+            Architecture::DeepSpeech2(network) => Architecture::DeepSpeech2(network.with_width(width)?),
         };
         Ok(scaled)
     }

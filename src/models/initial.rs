@@ -11,14 +11,16 @@ use crate::random::Random;
 ///
 /// Convolutions: normal with standard deviation sqrt(2.6 / (fan in + fan out)), cut at two
 /// deviations (TensorFlow's `xavier_initializer(uniform=False)`, which OpenSeq2Seq's Jasper
-/// configurations name). Gamma and running variance 1, all else 0.
+/// configurations name). Matrices of recurrent layers: the same, their rows being outputs. Gamma, running variance and
+/// the forget gate's bias (TensorFlow's `forget_bias`) 1, all else 0.
 pub fn values<M: Module>(network: &M, seed: u64) -> BTreeMap<String, HostTensor> {
     shapes(network)
         .into_iter()
         .map(|tensor| {
             let count = tensor.shape.iter().product();
             let values = match (tensor.shape.as_slice(), tensor.name.rsplit('.').next()) {
-                (&[outputs, inputs, kernel], _) => {
+                (&[outputs, inputs, ref kernel @ ..], _) => {
+                    let kernel: usize = kernel.iter().product();
                     let mut random = Random::new(seed, &format!("init {}", tensor.name), &[]);
                     let deviation = (2.6 / ((inputs + outputs) * kernel) as f64).sqrt();
                     #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
@@ -26,6 +28,10 @@ pub fn values<M: Module>(network: &M, seed: u64) -> BTreeMap<String, HostTensor>
                     std::iter::repeat_with(draw).take(count).collect()
                 }
                 (_, Some("gamma" | "running_variance")) => vec![1.0; count],
+                // The second of four gates.
+                (_, Some("gate_bias")) => {
+                    (0..count).map(|i| f32::from(u8::from(i / (count / 4) == 1))).collect()
+                }
                 _ => vec![0.0; count],
             };
             (tensor.name, HostTensor { shape: tensor.shape, values, trainable: tensor.trainable })

@@ -2,10 +2,11 @@
 //!
 //! A model directory holds `model.toml` ([`ModelConfig`]: architecture, labels, frontend,
 //! provenance) and `weights.safetensors`. Teacher and student are the same kind of thing.
-//! [`jasper`] is the one architecture so far; [`nemo`] imports foreign checkpoints;
+//! [`jasper`] and [`deepspeech2`] are the architectures; [`nemo`] imports foreign checkpoints;
 //! [`parameters`] gives every tensor a stable dotted name.
 
 mod config;
+pub mod deepspeech2;
 mod directory;
 mod initial;
 pub mod jasper;
@@ -94,6 +95,8 @@ impl TrainState {
 pub enum Network {
     /// See [`jasper`].
     Jasper(jasper::Jasper),
+    /// See [`deepspeech2`].
+    DeepSpeech2(deepspeech2::DeepSpeech2),
 }
 
 /// A configuration and its network on one device.
@@ -124,6 +127,10 @@ impl Model {
             Architecture::Jasper(jasper) => {
                 Ok(Network::Jasper(jasper::Jasper::lazy(jasper, config.labels.count(), device)?))
             }
+            Architecture::DeepSpeech2(network) => {
+                let network = deepspeech2::DeepSpeech2::lazy(network, config.labels.count(), device)?;
+                Ok(Network::DeepSpeech2(network))
+            }
         }
     }
 
@@ -138,6 +145,7 @@ impl Model {
         let features = if is_cpu(&features.device()) { features.cast(DType::F32) } else { features };
         match &self.network {
             Network::Jasper(jasper) => jasper.forward(features, frames, mode),
+            Network::DeepSpeech2(network) => network.forward(features, frames, mode),
         }
     }
 
@@ -154,6 +162,7 @@ impl Model {
     pub fn apply_statistics(&mut self, statistics: Vec<BatchStatistics>, momentum: f64) -> Result<()> {
         let norms: Vec<_> = match &mut self.network {
             Network::Jasper(jasper) => jasper.norms().collect(),
+            Network::DeepSpeech2(network) => network.norms().collect(),
         };
         let differ = |expected: String, found: String| {
             let hint = "pass the statistics of exactly one forward pass of this model";

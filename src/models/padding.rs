@@ -42,6 +42,12 @@ impl Padding {
         Self::new(frames, self.width.div_ceil(stride), device)
     }
 
+    /// Every utterance `count` times over, one after the other.
+    pub fn repeated(&self, count: usize, device: &Device) -> Self {
+        let frames = self.frames.iter().flat_map(|&f| std::iter::repeat_n(f, count)).collect();
+        Self::new(frames, self.width, device)
+    }
+
     /// 1 for frames of an utterance, 0 beyond, [batch, 1, frames]; `None` when nothing is padded.
     pub fn mask(&self) -> Option<Tensor<3>> {
         self.mask.clone()

@@ -1,6 +1,7 @@
 //! Models by name.
 
 use super::config::{Architecture, ModelConfig, Provenance};
+use super::deepspeech2::{ConvolutionConfig, DeepSpeech2Config, RnnConfig, RnnForm};
 use super::jasper::{BlockConfig, JasperConfig, Residual, StridePadding};
 use super::norm::NormConfig;
 use crate::error::{Error, Result};
@@ -8,17 +9,21 @@ use crate::features::Frontend;
 use crate::labels::Labels;
 
 /// Names that [`find`] knows.
-pub const NAMES: [&str; 3] = ["quartznet15x5", "jasper-mini", "jasper-nano"];
+pub const NAMES: [&str; 6] =
+    ["quartznet15x5", "jasper-mini", "jasper-nano", "deepspeech2", "deepspeech2-summed", "deepspeech2-nano"];
 
 /// The configuration of a preset: English labels, the default frontend.
 ///
 /// # Errors
 /// Lists the presets when there is none of that name.
 pub fn find(name: &str) -> Result<ModelConfig> {
-    let jasper = match name {
-        "quartznet15x5" => quartznet(),
-        "jasper-mini" => mini(),
-        "jasper-nano" => nano(),
+    let architecture = match name {
+        "quartznet15x5" => Architecture::Jasper(quartznet()),
+        "jasper-mini" => Architecture::Jasper(mini()),
+        "jasper-nano" => Architecture::Jasper(nano()),
+        "deepspeech2" => Architecture::DeepSpeech2(deepspeech2(RnnForm::TwoStacks, 256)),
+        "deepspeech2-summed" => Architecture::DeepSpeech2(deepspeech2(RnnForm::Summed, 512)),
+        "deepspeech2-nano" => Architecture::DeepSpeech2(deepspeech2_nano()),
         _ => {
             let distance = |n: &&str| strsim::damerau_levenshtein(n, name);
             let near = NAMES.iter().filter(|n| distance(n) <= 3).min_by_key(|n| distance(n));
@@ -34,7 +39,7 @@ pub fn find(name: &str) -> Result<ModelConfig> {
         frontend: Frontend::default(),
         labels: Labels::english(),
         provenance: Provenance { origin: format!("preset {name}"), ..Provenance::default() },
-        architecture: Architecture::Jasper(jasper),
+        architecture,
     })
 }
 
@@ -94,4 +99,37 @@ fn nano() -> JasperConfig {
         BlockConfig { separable: false, ..block(128, 1, 1) },
     ];
     network(StridePadding::Symmetric, blocks)
+}
+
+/// DeepSpeech 2 with 3 bidirectional LSTM layers of 512 cells a direction, 13,116,157 trainable parameters as two stacks
+/// with 256 hidden values, 13,123,837 with summed directions and 512: the convolutions of OpenSeq2Seq's
+/// `ds2_small_1gpu.py`, batch norm with its momentum (0.99 in TensorFlow's convention). OpenSeq2Seq trains with
+/// dropout 0.5 after every recurrent layer and after the fully connected one; there is none here.
+fn deepspeech2(form: RnnForm, hidden: usize) -> DeepSpeech2Config {
+    DeepSpeech2Config {
+        features: 64,
+        padding: StridePadding::Symmetric,
+        hidden,
+        dropout: 0.0,
+        rnn: RnnConfig { form, layers: 3, cells: 512, biases: 1, dropout: 0.0 },
+        norm: NormConfig { momentum: 0.01, ..NormConfig::default() },
+        convolutions: vec![
+            ConvolutionConfig { filters: 32, kernel: [11, 41], stride: [2, 2] },
+            ConvolutionConfig { filters: 32, kernel: [11, 21], stride: [1, 2] },
+        ],
+    }
+}
+
+/// A small network of the same kind for tests and demonstrations, whose running statistics move as fast as Jasper's.
+fn deepspeech2_nano() -> DeepSpeech2Config {
+    DeepSpeech2Config {
+        hidden: 96,
+        rnn: RnnConfig { form: RnnForm::TwoStacks, layers: 2, cells: 64, biases: 1, dropout: 0.0 },
+        norm: NormConfig::default(),
+        convolutions: vec![
+            ConvolutionConfig { filters: 8, kernel: [11, 21], stride: [2, 4] },
+            ConvolutionConfig { filters: 16, kernel: [5, 11], stride: [1, 2] },
+        ],
+        ..deepspeech2(RnnForm::TwoStacks, 0)
+    }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::config::{Architecture, ModelConfig};
+use super::deepspeech2::DeepSpeech2Config;
 use super::directory::MODEL_FILE;
 use super::jasper::{JasperConfig, LayerShape};
 use super::presets;
@@ -31,22 +32,22 @@ pub struct Summary {
     pub frontend: String,
     /// Where the weights come from.
     pub provenance: String,
-    /// Every convolution in order, the head last.
+    /// Every convolution and recurrent layer in order, the head last.
     pub layers: Vec<LayerSummary>,
 }
 
-/// One convolution.
+/// One layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LayerSummary {
     /// Path of its tensors.
     pub name: String,
-    /// `separable`, `dense`, `residual` (a projection) or `head`.
+    /// `separable`, `dense`, `residual` (a projection), `conv2d`, `lstm` (one direction), `connected` or `head`.
     pub kind: &'static str,
     /// Input channels.
     pub inputs: usize,
     /// Output channels.
     pub outputs: usize,
-    /// Taps.
+    /// Taps; of a convolution in two dimensions, those in time times those in frequency.
     pub kernel: usize,
     /// Input frames per output frame.
     pub stride: usize,
@@ -82,8 +83,11 @@ impl Summary {
         let labels = config.labels.count();
         let (architecture, layers) = match &config.architecture {
             Architecture::Jasper(jasper) => ("jasper", jasper_layers(jasper, labels)?),
+            Architecture::DeepSpeech2(network) => ("deepspeech2", deepspeech2_layers(network, labels)),
         };
-        let norms = layers.iter().filter(|layer| layer.kind != "head").map(|layer| 2 * layer.outputs);
+        let without = ["lstm", "connected", "head"];
+        let norms =
+            layers.iter().filter(|layer| !without.contains(&layer.kind)).map(|layer| 2 * layer.outputs);
         Ok(Self {
             name: config.name.clone(),
             architecture,
@@ -131,4 +135,36 @@ fn jasper_layers(config: &JasperConfig, labels: usize) -> Result<Vec<LayerSummar
         parameters: (config.hidden_width() + 1) * labels,
     });
     Ok(layers)
+}
+
+fn deepspeech2_layers(config: &DeepSpeech2Config, labels: usize) -> Vec<LayerSummary> {
+    let plain = |name: String, kind, inputs, outputs, parameters| LayerSummary {
+        name,
+        kind,
+        inputs,
+        outputs,
+        kernel: 1,
+        stride: 1,
+        dilation: 1,
+        parameters,
+    };
+    let mut layers = Vec::new();
+    for (index, (inputs, c)) in config.channels().zip(&config.convolutions).enumerate() {
+        let kernel = c.kernel.iter().product();
+        let parameters = c.filters * (inputs * kernel + 2);
+        let layer = plain(format!("convolutions.{index}"), "conv2d", inputs, c.filters, parameters);
+        layers.push(LayerSummary { kernel, stride: c.stride[0], ..layer });
+    }
+    for (index, shape) in config.cells().enumerate() {
+        for direction in ["forward", "reverse"] {
+            let name = format!("layers.{index}.{direction}");
+            layers.push(plain(name, "lstm", shape.inputs, shape.cells, shape.parameters()));
+        }
+    }
+    for (kind, inputs, outputs) in
+        [("connected", config.recurrent_width(), config.hidden), ("head", config.hidden, labels)]
+    {
+        layers.push(plain(kind.to_owned(), kind, inputs, outputs, (inputs + 1) * outputs));
+    }
+    layers
 }

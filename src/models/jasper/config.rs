@@ -41,6 +41,22 @@ pub enum StridePadding {
     Same,
 }
 
+impl StridePadding {
+    /// Zeros before and after `length` values under a kernel that spans `span` of them; the output then has
+    /// ceil(length / stride).
+    pub fn zeros(self, span: usize, stride: usize, length: usize) -> (usize, usize) {
+        match self {
+            Self::Symmetric => ((span - 1) / 2, (span - 1) / 2),
+            // An odd number of frames is completed to an even one, as a batch of the original is.
+            Self::Same => {
+                let left = span.saturating_sub(stride) / 2;
+                let output = length.div_ceil(stride).max(1);
+                (left, ((output - 1) * stride + span).saturating_sub(length + left))
+            }
+        }
+    }
+}
+
 /// How a block's input joins its output before the last activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -132,19 +148,7 @@ impl LayerShape {
 
     /// Zeros left and right of `frames` input frames; the output then has ceil(frames / stride).
     pub fn padding(&self, rule: StridePadding, frames: usize) -> (usize, usize) {
-        let reach = self.dilation * (self.kernel - 1);
-        let output = frames.div_ceil(self.stride).max(1);
-        let left = match rule {
-            StridePadding::Symmetric => reach / 2,
-            StridePadding::Same => (reach + 1).saturating_sub(self.stride) / 2,
-        };
-        match rule {
-            StridePadding::Symmetric => (left, left),
-            // An odd number of frames is completed to an even one, as a batch of the original is.
-            StridePadding::Same => {
-                (left, ((output - 1) * self.stride + reach + 1).saturating_sub(frames + left))
-            }
-        }
+        rule.zeros(self.dilation * (self.kernel - 1) + 1, self.stride, frames)
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![expect(clippy::cast_possible_truncation, reason = "tests are of f32 values")]
 
+mod deepspeech2;
 mod directory;
 mod network;
 mod training;
@@ -15,8 +16,10 @@ fn nano() -> ModelConfig {
 }
 
 fn nano_blocks(config: &mut ModelConfig) -> &mut jasper::JasperConfig {
-    let Architecture::Jasper(jasper) = &mut config.architecture;
-    jasper
+    match &mut config.architecture {
+        Architecture::Jasper(jasper) => jasper,
+        other => panic!("{other:?} is no Jasper"),
+    }
 }
 
 fn noise(shape: [usize; 3], seed: u64, device: &Device) -> Tensor<3> {

@@ -122,7 +122,9 @@ fn direction<const D: usize>(name: &str, seed: u64, like: &Tensor<D>) -> Tensor<
     let mut random = Random::new(seed, name, &[]);
     let shape = like.dims();
     let scale = match shape.as_slice() {
-        [outputs, inputs, kernel] => (2.0 / ((inputs + outputs) * kernel) as f64).sqrt(),
+        [outputs, inputs, kernel @ ..] => {
+            (2.0 / ((inputs + outputs) * kernel.iter().product::<usize>()) as f64).sqrt()
+        }
         _ => 1.0,
     };
     let draws: Vec<f32> = (0..shape.iter().product()).map(|_| (scale * random.normal()) as f32).collect();
@@ -153,12 +155,16 @@ impl UpdateTensor for Slope<'_> {
 }
 
 /// The gradient of a whole network along random directions, against finite differences. Both
-/// ways to treat padding, a strided, a separable, a dense and a residual convolution take part.
+/// ways to treat padding, a strided, a separable, a dense and a residual convolution take part, and
+/// convolutions in two dimensions with recurrent layers.
 #[test]
 fn gradients_equal_finite_differences() {
     let device = Device::flex().autodiff();
-    for mode in [BatchNormMode::Padded, BatchNormMode::Valid] {
-        let model = Model::new(nano(), 5, &device).unwrap();
+    let recurrent = presets::find("deepspeech2-nano").unwrap();
+    let modes = [BatchNormMode::Padded, BatchNormMode::Valid];
+    for (config, mode) in [nano(), recurrent].into_iter().flat_map(|c| modes.map(|mode| (c.clone(), mode))) {
+        let name = config.name.clone();
+        let model = Model::new(config, 5, &device).unwrap();
         let x = noise([2, 64, 50], 1, &device);
         let weights = noise([2, 25, 29], 2, &device);
         // Smooth in the logits and blind to padding, as every objective must be.
@@ -186,7 +192,7 @@ fn gradients_equal_finite_differences() {
             right += slope.slope.powi(2);
         }
         let off = (wrong / right).sqrt();
-        assert!(off < 3e-2, "{mode:?}: {off}");
+        assert!(off < 3e-2, "{name} {mode:?}: {off}");
     }
 }
 
