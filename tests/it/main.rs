@@ -2,12 +2,16 @@
 
 mod cache;
 mod corpus;
+mod fixture;
 mod flac;
 mod golden_cache;
+mod golden_corpus;
 mod harness;
 mod import;
 mod nemo;
 mod parity;
+mod recovery;
 mod report;
 mod score;
 mod train;
+mod tree;
