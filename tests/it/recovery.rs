@@ -137,9 +137,14 @@ fn a_run_is_verified_to_its_last_file_and_stays_out_of_other_directories() {
     let run = fixture.at("whole");
     succeeds(tutornet().arg("verify").arg(&run));
     std::fs::read_to_string(run.join("metrics.jsonl")).unwrap().lines().for_each(documented);
-    for name in
-        ["pipeline.toml", "inputs.toml", "metrics.jsonl", "done.toml", "student/model.toml", "student/weights.safetensors"]
-    {
+    for name in [
+        "pipeline.toml",
+        "inputs.toml",
+        "metrics.jsonl",
+        "done.toml",
+        "student/model.toml",
+        "student/weights.safetensors",
+    ] {
         let path = run.join(name);
         let whole = std::fs::read(&path).unwrap();
         let mut bytes = whole.clone();
