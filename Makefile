@@ -18,11 +18,13 @@ DEVICE ?= auto
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
-build: $(TUTORNET) ## The program, as target/release/tutornet
+BUILT := $(TARGET)/release/tutornet
+
+build: $(BUILT) ## The program, as target/release/tutornet
 
 # Cargo knows best whether there is something to build. Results depend on the program's presence
 # (order-only, after the |), not on its age: a rebuilt program redoes nothing that is complete.
-$(TUTORNET): FORCE
+$(BUILT): FORCE
 	@$(CARGO) build --release --locked
 
 # ---------------------------------------------------------------------------------------------
@@ -48,21 +50,24 @@ $(DEMO_CORPORA): $(DEMO)/corpus/%/corpus.toml: $(DEMO_TREE)/CHECKSUMS | $(TUTORN
 	@if [ -e $@ ]; then rm -rf $(@D); fi
 	$(TUTORNET) prep librispeech $(DEMO_TREE) --subset $* --out $(@D)
 
-# A run is done when .done says so; without it, training goes on where it stopped. When the pipeline
-# or what it reads has changed it is another experiment: the earlier run steps aside as NAME.previous.N,
-# which nothing ever removes. A pipeline that is only newer, not different, changes nothing.
+# Results of other inputs than DIR/.inputs remembers are other results: they step aside as
+# DIR.previous.N, which nothing ever removes. Inputs that are only newer, not different, change nothing.
+# $(call settle,dir,inputs,the file that says there is something)
+define settle
+inputs=$$(sha256sum $(2) | cut -c1-64 | sha256sum | cut -c1-64); \
+if [ -e $(1)/$(3) ] && [ "$$(cat $(1)/.inputs 2> /dev/null || echo "$$inputs")" != "$$inputs" ]; then \
+	n=1; while [ -e $(1).previous.$$n ]; do n=$$((n + 1)); done; \
+	mv $(1) $(1).previous.$$n; \
+	echo "what $(1) was made from has changed: the earlier one is now $(1).previous.$$n"; \
+fi; \
+mkdir -p $(1); echo "$$inputs" > $(1)/.inputs
+endef
+
+# A run is done when .done says so; without it, training goes on where it stopped.
 # $(call train,pipeline,run,device,inputs)
 define train
-@inputs=$$(sha256sum $(1) $(4) | cut -c1-64 | sha256sum | cut -c1-64); \
-if [ -e $(2)/.done ] && [ "$$(cat $(2)/.inputs 2> /dev/null)" = "$$inputs" ]; then \
-	touch $(2)/.done; exit 0; \
-fi; \
-if [ -e $(2)/pipeline.toml ] && [ "$$(cat $(2)/.inputs 2> /dev/null)" != "$$inputs" ]; then \
-	n=1; while [ -e $(2).previous.$$n ]; do n=$$((n + 1)); done; \
-	mv $(2) $(2).previous.$$n; \
-	echo "$(1) or what it reads has changed: the earlier run is now $(2).previous.$$n"; \
-fi; \
-mkdir -p $(2); echo "$$inputs" > $(2)/.inputs; \
+@$(call settle,$(2),$(1) $(4),pipeline.toml); \
+if [ -e $(2)/.done ]; then touch $(2)/.done; exit 0; fi; \
 echo "$(TUTORNET) train $(1) --out $(2) --resume --device $(3)"; \
 $(TUTORNET) train $(1) --out $(2) --resume --device $(3); \
 touch $(2)/.done
@@ -98,6 +103,7 @@ RUN ?= runs/$(basename $(notdir $(PIPELINE)))
 ifneq ($(TEACHER),)
 cache: $(CACHE)/manifest.toml
 $(CACHE)/manifest.toml: $(TEACHER)/model.toml $(CORPUS)/corpus.toml | $(TUTORNET)
+	@$(call settle,$(@D),$^,cache.toml)
 	$(TUTORNET) cache --model $(TEACHER) --corpus $(CORPUS) --out $(@D) --device $(DEVICE)
 	@touch $@
 else
@@ -105,7 +111,16 @@ cache: ## TEACHER=modeldir CORPUS=dir [CACHE=dir]: stage one, if anything change
 	@echo "usage: make cache TEACHER=modeldir CORPUS=dir [CACHE=dir]" >&2; exit 2
 endif
 
+# What is not there cannot be made from nothing: say how it is made.
+%/model.toml:
+	@echo "$(@D) is no model directory: tutornet import CHECKPOINT --out $(@D) makes one" >&2; exit 2
+%/corpus.toml:
+	@echo "$(@D) is no corpus: tutornet prep librispeech ROOT --subset NAME --out $(@D) makes one" >&2; exit 2
+
 ifneq ($(PIPELINE),)
+ifeq ($(wildcard $(PIPELINE)),)
+$(error PIPELINE=$(PIPELINE): no such file; pipelines/ has examples)
+endif
 # Every directory that the pipeline names and that is a corpus, a cache or a model.
 NAMED := $(shell grep -v '^ *\#' $(PIPELINE) | grep -oE '"[^"]+"' | tr -d '"')
 INPUTS := $(wildcard $(foreach dir,$(NAMED),$(dir)/corpus.toml $(dir)/manifest.toml $(dir)/model.toml))

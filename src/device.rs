@@ -188,8 +188,15 @@ fn wgpu_devices() -> Vec<Device> {
     Device::enumerate(burn::tensor::DeviceType::Wgpu).into_vec()
 }
 
+/// The files through which Linux programs reach a GPU (Mesa, NVIDIA, WSL).
+const GPU_NODES: [&str; 3] = ["/dev/dri", "/dev/nvidiactl", "/dev/dxg"];
+
 /// The first wgpu adapter that is a GPU: software rasterisers are slower than the CPU backend.
 fn probe_hardware() -> Option<Device> {
+    // Without any of them the drivers need not be asked; some then complain on stderr.
+    if cfg!(target_os = "linux") && !GPU_NODES.iter().any(|node| std::path::Path::new(node).exists()) {
+        return None;
+    }
     let devices = catch_unwind(wgpu_devices).ok()?;
     let gpu = [DeviceKind::DiscreteGpu(0), DeviceKind::IntegratedGpu(0)];
     let gpu = gpu.into_iter().map(Device::wgpu).find(|d| devices.contains(d))?;

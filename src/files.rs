@@ -1,7 +1,7 @@
 //! Files that are whole or absent: temporary file in the same directory, sync, rename, sync.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -86,14 +86,26 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
+/// A file's new contents, synced, still to be given its name.
+///
+/// # Errors
+/// See [`Pending`].
+pub fn prepare(path: &Path, bytes: &[u8]) -> Result<Pending> {
+    let mut pending = Pending::create(path)?;
+    pending
+        .file()
+        .write_all(bytes)
+        .and_then(|()| pending.file().sync_all())
+        .map_err(|e| Error::io("write", path, e))?;
+    Ok(pending)
+}
+
 /// Replaces a file's contents atomically.
 ///
 /// # Errors
 /// See [`Pending`].
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut pending = Pending::create(path)?;
-    pending.file().write_all(bytes).map_err(|e| Error::io("write", path, e))?;
-    pending.commit()
+    prepare(path, bytes)?.commit()
 }
 
 /// Removes temporary files that a killed process left in `directory`. Call it under the directory's lock.
@@ -112,17 +124,53 @@ pub fn sweep(directory: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The files that say what a directory is.
+const MARKS: [&str; 4] = ["corpus.toml", "cache.toml", "model.toml", "pipeline.toml"];
+
+/// Refuses to write into a directory that is not ours: `out` must be new, empty (hidden files do not
+/// count) or hold one of `own`, the files that mark a directory of this `kind`, and no other mark.
+///
+/// # Errors
+/// With the name of what lies there.
+pub fn require_own(out: &Path, own: &[&str], kind: &str) -> Result<()> {
+    let entries = match std::fs::read_dir(out) {
+        // What is no directory is for the one who creates it to say.
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
+        entries => entries.map_err(|e| Error::io("list", out, e))?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(|e| Error::io("list", out, e))?.file_name();
+        names.push(name.to_string_lossy().into_owned());
+    }
+    let is_own = |name: &str| own.contains(&name);
+    let foreign = match names.iter().find(|n| MARKS.contains(&n.as_str()) && !is_own(n)) {
+        None if names.iter().any(|n| is_own(n)) => None,
+        None => names.iter().filter(|n| !n.starts_with('.')).min(),
+        mark => mark,
+    };
+    foreign.map_or(Ok(()), |name| {
+        Err(Error::format(
+            out,
+            format!("expected a new, empty or {kind} directory, found {name} in it; give another --out"),
+        ))
+    })
+}
+
+/// The text with a last line that carries the BLAKE3 of what stands before it.
+pub fn seal(text: &str) -> String {
+    let end = if text.ends_with('\n') { "" } else { "\n" };
+    let body = format!("{text}{end}");
+    let hash = blake3::hash(body.as_bytes());
+    format!("{body}{SEAL}{hash}\n")
+}
+
 /// Writes a text that carries the BLAKE3 of itself in its last line.
 ///
 /// # Errors
 /// See [`Pending`].
 pub fn write_sealed(path: &Path, text: &str) -> Result<()> {
-    let mut text = text.to_owned();
-    if !text.ends_with('\n') {
-        text.push('\n');
-    }
-    let hash = blake3::hash(text.as_bytes());
-    write(path, format!("{text}{SEAL}{hash}\n").as_bytes())
+    write(path, seal(text).as_bytes())
 }
 
 /// Reads a text written by [`write_sealed`] and checks its seal.
@@ -230,6 +278,23 @@ mod tests {
             assert!(message.contains("found a directory or device"), "{message}");
         }
         assert!(device.is_symlink());
+    }
+
+    #[test]
+    fn only_new_empty_and_own_directories_are_written_into() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let allowed = || require_own(&out, &["model.toml"], "model").map_err(|e| e.to_string());
+        assert_eq!(allowed(), Ok(()));
+        std::fs::create_dir(&out).unwrap();
+        std::fs::write(out.join(".lock"), "").unwrap();
+        assert_eq!(allowed(), Ok(()));
+        std::fs::write(out.join("notes"), "").unwrap();
+        assert!(allowed().unwrap_err().contains("or model directory, found notes in it; give another --out"));
+        std::fs::write(out.join("model.toml"), "").unwrap();
+        assert_eq!(allowed(), Ok(()));
+        std::fs::write(out.join("cache.toml"), "").unwrap();
+        assert!(allowed().unwrap_err().contains("found cache.toml"));
     }
 
     #[test]

@@ -22,6 +22,9 @@ impl Stop {
                 .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop.0)))
                 .map_err(|e| Error::invalid(format!("cannot listen for signal {signal}: {e}")))?;
         }
+        // A file-size limit (`ulimit -f`) then is an error of the write, as a full disk is.
+        signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())
+            .map_err(|e| Error::invalid(format!("cannot listen for SIGXFSZ: {e}")))?;
         Ok(stop)
     }
 

@@ -249,15 +249,8 @@ fn frames_of(seconds: f64) -> usize {
 
 /// Makes `out` a cache of `identity`: writes `cache.toml`, or compares the one that is there.
 fn settle(identity: &Identity, out: &Path) -> Result<()> {
-    let path = out.join(IDENTITY);
-    if !path.exists() {
-        let entries = std::fs::read_dir(out).map_err(|e| Error::io("list", out, e))?;
-        let foreign = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
-        if let Some(name) = foreign.filter(|name| !name.starts_with('.')).min() {
-            let detail =
-                format!("expected a new, empty or cache directory, found {name} in it; give another --out");
-            return Err(Error::format(out, detail));
-        }
+    files::require_own(out, &[IDENTITY, MANIFEST], "cache")?;
+    if !out.join(IDENTITY).exists() && !out.join(MANIFEST).exists() {
         return identity.save(out);
     }
     match Identity::load(out) {

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::device::is_cpu;
 use crate::error::{Error, Result};
-use crate::features::BINS;
+use crate::features::{BINS, transpose};
 use crate::models::{Mode, Model};
 
 /// Features of several utterances, padded to the longest.
@@ -32,11 +32,8 @@ impl Input {
     pub fn set(&mut self, index: usize, features: &[f32]) {
         let size = BINS * self.padded;
         let Some(block) = self.features.get_mut(index * size..(index + 1) * size) else { return };
-        for (frame, values) in features.chunks_exact(BINS).take(self.padded).enumerate() {
-            for (bin, &value) in values.iter().enumerate() {
-                block[bin * self.padded + frame] = value;
-            }
-        }
+        let frames = features.len().min(self.padded * BINS);
+        transpose(&features[..frames], BINS, block, self.padded);
     }
 
     /// The utterances of `range` alone, padded no further than they need.

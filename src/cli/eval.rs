@@ -6,8 +6,8 @@ use super::Context;
 use crate::corpus::Corpus;
 use crate::device::DeviceChoice;
 use crate::files;
-use crate::models::Model;
-use crate::score::{EvaluateOptions, Scores, evaluate, write_utterance_scores};
+use crate::models::{self, Model};
+use crate::score::{EvaluateOptions, Scores, Subject, evaluate, write_utterance_scores};
 
 /// Arguments of `tutornet eval`.
 #[derive(Debug, clap::Args)]
@@ -65,16 +65,19 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         stop: context.stop.clone(),
     };
     let started = std::time::Instant::now();
-    let evaluation = evaluate(&model, &corpus, &device, &options)?;
+    let mut evaluation = evaluate(&model, &corpus, &device, &options)?;
     let seconds = started.elapsed().as_secs_f64();
-    tracing::debug!("{:.1} s of audio in {seconds:.1} s", evaluation.audio_seconds);
-    if evaluation.all_blank {
+    let scores = &mut evaluation.scores;
+    scores.model = Some(Subject { name: model.config.name.clone(), blake3: models::identity(&args.model)? });
+    scores.corpus = Some(Subject { name: args.corpus.display().to_string(), blake3: corpus.identity() });
+    tracing::debug!("{:.1} s of audio in {seconds:.1} s", scores.audio_seconds);
+    if scores.all_blank {
         tracing::warn!("every frame's best label is the blank: the model has not learned to emit text");
     }
     if let Some(path) = &args.out {
         Scores::save(&evaluation, path)?;
     }
-    let scores = Scores::from(&evaluation);
+    let scores = &evaluation.scores;
     if let Some(path) = &args.per_utterance {
         let table = write_utterance_scores(&evaluation.per_utterance, args.align);
         if table_to_stdout {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::cli::Context;
 use crate::error::Error;
 use crate::features::{FrameRule, NemoRule, Padding};
+use crate::files;
 use crate::models::{MODEL_FILE, WEIGHTS_FILE, nemo};
 
 /// Arguments of `import`.
@@ -34,16 +35,9 @@ pub struct Args {
 /// # Errors
 /// When the file is refused, or a model is already there and `--force` is not given.
 pub fn run(args: Args, _context: &Context) -> anyhow::Result<()> {
-    if let Some(other) =
-        ["corpus.toml", "cache.toml", "pipeline.toml"].iter().find(|f| args.out.join(f).exists())
-    {
-        anyhow::bail!(
-            "--out {}: expected a new, empty or model directory, found a {other} in it; choose another --out",
-            args.out.display()
-        );
-    }
-    let occupied = [MODEL_FILE, WEIGHTS_FILE].iter().any(|file| args.out.join(file).exists());
-    if occupied && !args.force {
+    // Weights alone are what an import that was killed leaves behind.
+    files::require_own(&args.out, &[MODEL_FILE, WEIGHTS_FILE], "model")?;
+    if args.out.join(MODEL_FILE).exists() && !args.force {
         return Err(Error::invalid(format!(
             "{} holds a model already: choose another --out, or give --force to replace it",
             args.out.display()

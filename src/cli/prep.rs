@@ -130,11 +130,11 @@ fn summary(options: &Options, outcome: &Outcome, seconds: f64) -> String {
     let manifest = &outcome.manifest;
     let out = options.out.display();
     let mut text = format!(
-        "{out}: {:.2} hours, {} utterances, {} speakers, {} shards, {}",
+        "{out}: {:.2} hours, {}, {}, {}, {}",
         manifest.hours,
-        manifest.utterances,
-        manifest.speakers,
-        manifest.shards.len(),
+        counted(manifest.utterances, "utterance"),
+        counted(manifest.speakers, "speaker"),
+        counted(manifest.shards.len(), "shard"),
         manifest.frontend.prep_arguments()
     );
     if outcome.already_complete {
@@ -144,7 +144,7 @@ fn summary(options: &Options, outcome: &Outcome, seconds: f64) -> String {
         let kept = outcome.kept_shards;
         text += &match kept {
             0 => format!("\nprepared in {seconds:.1} s, {speed:.0} times real time"),
-            n => format!("\nprepared in {seconds:.1} s, {n} shards kept from the run before"),
+            n => format!("\nprepared in {seconds:.1} s, {} kept from the run before", counted(n, "shard")),
         };
     }
     match manifest.skipped.utterances {
@@ -155,6 +155,12 @@ fn summary(options: &Options, outcome: &Outcome, seconds: f64) -> String {
         }
     }
     text
+}
+
+/// `1 shard`, `2 shards`.
+fn counted<N: std::fmt::Display + PartialEq + From<u8>>(n: N, thing: &str) -> String {
+    let plural = if n == N::from(1) { "" } else { "s" };
+    format!("{n} {thing}{plural}")
 }
 
 fn json(options: &Options, outcome: &Outcome) -> anyhow::Result<String> {

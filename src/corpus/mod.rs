@@ -11,6 +11,7 @@ mod manifest;
 mod plan;
 mod prep;
 mod reason;
+mod repair;
 mod resample;
 mod schema;
 mod text;

@@ -7,6 +7,7 @@ use super::librispeech::{self, Found, Listing};
 use super::manifest::{MANIFEST, Manifest, ShardEntry, SkippedFile};
 use super::plan::{self, Finished, PROGRESS, Settings};
 use super::reason::{Reason, Skipped};
+use super::repair::{self, Earlier};
 use super::schema::VERSION;
 use super::work;
 use crate::error::{Error, Result};
@@ -53,7 +54,7 @@ pub struct Outcome {
 }
 
 /// Prepares a LibriSpeech tree. Going on after a kill, or running again with other workers, gives
-/// the same bytes.
+/// the same bytes; of a complete corpus only what is damaged is written again.
 ///
 /// # Errors
 /// When the root or a subset is missing, the directory holds another corpus or is being written by
@@ -66,7 +67,7 @@ pub fn prep(options: &Options, stop: &Stop) -> Result<Outcome> {
     let mut subsets = options.subsets.clone();
     subsets.sort();
     subsets.dedup();
-    let settings = Settings {
+    let mut settings = Settings {
         version: VERSION,
         source: options.root.to_string_lossy().into_owned(),
         subsets,
@@ -74,90 +75,37 @@ pub fn prep(options: &Options, stop: &Stop) -> Result<Outcome> {
         frontend: options.frontend,
     };
     let out = &options.out;
-    if out.join(MANIFEST).is_file() {
-        return complete(options, &settings);
+    if let Earlier::Whole(outcome) = repair::earlier(options, &settings)? {
+        if out.join(PROGRESS).is_dir() {
+            // Killed between the seal and the clean-up.
+            let _lock = DirectoryLock::acquire(out)?;
+            plan::close(out)?;
+        }
+        return Ok(outcome);
     }
     let listing = librispeech::list(&options.root, &settings.subsets, &Labels::english())?;
     if options.strict && !listing.skipped.is_empty() {
         return Err(strict(&listing.skipped));
     }
-    refuse_foreign(out)?;
+    files::require_own(out, &[PROGRESS, MANIFEST], "corpus")?;
     files::create_dir(out)?;
     let _lock = DirectoryLock::acquire(out)?;
-    if out.join(MANIFEST).is_file() {
-        // Another process finished it while this one waited for nothing: see what it made.
-        return complete(options, &settings);
-    }
     files::sweep(out)?;
-    plan::open(out, &settings)?;
+    // Under the lock once more: another process may have finished it.
+    match repair::earlier(options, &settings)? {
+        Earlier::Whole(outcome) => return Ok(outcome),
+        Earlier::Unfinished => plan::open(out, &settings)?,
+        Earlier::Damaged(manifest) => {
+            // The same corpus as before, so from the source under its old name.
+            settings.source.clone_from(&manifest.source);
+            plan::open(out, &settings)?;
+            repair::keep_whole_shards(options, &listing.found, &manifest)?;
+        }
+    }
     let input = plan::input_hash(&options.root, &listing.found)?;
     let (finished, kept_shards) = run(options, &listing, stop)?;
     let outcome = seal(&settings, out, input, listing, &finished)?;
     Ok(Outcome { kept_shards, ..outcome })
-}
-
-/// The corpus is complete: is it the one asked for?
-fn complete(options: &Options, settings: &Settings) -> Result<Outcome> {
-    let dir = &options.out;
-    let (manifest, _) = Manifest::read(dir)?;
-    let made = Settings {
-        version: manifest.version,
-        source: manifest.source.clone(),
-        subsets: manifest.subsets.clone(),
-        shard_utterances: manifest.shard_utterances,
-        frontend: manifest.frontend,
-    };
-    settings.must_match(&made, dir)?;
-    if options.root.is_dir() {
-        let listing = librispeech::list(&options.root, &settings.subsets, &Labels::english())?;
-        if plan::input_hash(&options.root, &listing.found)? != manifest.input {
-            return Err(Error::invalid(format!(
-                "{} is complete, made from {}; {} now holds other utterances ({} with a transcript): \
-                 give another --out, or remove that directory to prepare it again",
-                dir.display(),
-                manifest.source,
-                options.root.display(),
-                listing.found.len()
-            )));
-        }
-    } else if settings.source != manifest.source {
-        return Err(Error::mismatch(
-            format!("{} is complete, and its source", dir.display()),
-            &manifest.source,
-            format!("{}, which is not there", settings.source),
-            "give another --out or the right directory",
-        ));
-    }
-    let skipped = read_skipped(dir)?;
-    if options.strict && !skipped.is_empty() {
-        return Err(strict(&skipped));
-    }
-    if dir.join(PROGRESS).is_dir() {
-        // Killed between the seal and the clean-up.
-        let _lock = DirectoryLock::acquire(dir)?;
-        plan::close(dir)?;
-    }
-    let skipped = count(&skipped);
-    Ok(Outcome { already_complete: true, manifest, skipped, kept_shards: 0, without_md5: 0 })
-}
-
-/// A directory with other contents is not ours to write into.
-fn refuse_foreign(out: &Path) -> Result<()> {
-    if !out.is_dir() || out.join(PROGRESS).is_dir() {
-        return Ok(());
-    }
-    let entries = std::fs::read_dir(out).map_err(|e| Error::io("list", out, e))?;
-    for entry in entries {
-        let name = entry.map_err(|e| Error::io("list", out, e))?.file_name();
-        if name != ".lock" {
-            return Err(Error::invalid(format!(
-                "{} holds {} and no corpus; give an empty or new directory as --out",
-                out.display(),
-                name.to_string_lossy()
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// Name of the i-th shard.
@@ -275,14 +223,14 @@ fn skipped_lines(skipped: &[Skipped]) -> Result<Vec<u8>> {
     Ok(lines)
 }
 
-fn read_skipped(dir: &Path) -> Result<Vec<Skipped>> {
+pub(super) fn read_skipped(dir: &Path) -> Result<Vec<Skipped>> {
     let path = dir.join(SKIPPED);
     let text = files::read_text(&path)?;
     let parse = |line| serde_json::from_str(line).map_err(|e| Error::format(&path, e.to_string()));
     text.lines().map(parse).collect()
 }
 
-fn count(skipped: &[Skipped]) -> BTreeMap<Reason, usize> {
+pub(super) fn count(skipped: &[Skipped]) -> BTreeMap<Reason, usize> {
     let mut counts = BTreeMap::new();
     for one in skipped {
         *counts.entry(one.reason).or_default() += 1;

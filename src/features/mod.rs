@@ -15,12 +15,14 @@
 mod mel;
 mod spec_augment;
 mod stft;
+mod transpose;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 pub use spec_augment::SpecAugment;
+pub use transpose::transpose;
 
 use crate::random::Random;
 use stft::LogMel;

@@ -95,7 +95,11 @@ impl ModelConfig {
     /// # Errors
     /// With the file and the key that cannot be used.
     pub fn read(path: &Path) -> Result<Self> {
-        ModelFile::read(&model_file(path)).map(|file| file.config())
+        let file = model_file(path);
+        if !file.exists() {
+            return Err(absent(path));
+        }
+        ModelFile::read(&file).map(|file| file.config())
     }
 }
 
@@ -107,7 +111,7 @@ impl Model {
     pub fn load(dir: &Path, device: &Device) -> Result<Self> {
         let text = dir.join(MODEL_FILE);
         if !text.is_file() {
-            return Err(Error::format(dir, format!("not a model directory: there is no {MODEL_FILE} in it")));
+            return Err(absent(dir));
         }
         let file = ModelFile::read(&text)?;
         let weights = dir.join(WEIGHTS_FILE);
@@ -120,21 +124,23 @@ impl Model {
         Ok(Self { config, network })
     }
 
-    /// Writes the model directory, creating it if need be. The same model gives the same bytes.
-    /// `model.toml` comes last: until it is there, or with weights that it does not know, the
-    /// directory does not load.
+    /// Writes the model directory, creating it if need be. The same model gives the same bytes. Both
+    /// files are on the disk before the first takes its name, `model.toml` comes last: until it is
+    /// there, or with weights that it does not know, the directory does not load.
     ///
     /// # Errors
-    /// When the disk is full or the directory cannot be written.
+    /// When the disk is full or the directory cannot be written; an earlier model is then still there.
     pub fn save(&self, dir: &Path) -> Result<()> {
         files::create_dir(dir)?;
-        let weights = dir.join(WEIGHTS_FILE);
+        files::sweep(dir)?;
+        let (weights, text) = (dir.join(WEIGHTS_FILE), dir.join(MODEL_FILE));
         let bytes = encode(&weights, &parameters::export(&self.network)?)?;
         let hash = blake3::hash(&bytes).to_hex().to_string();
-        files::write(&weights, &bytes)?;
-        let path = dir.join(MODEL_FILE);
-        let text = ModelFile::new(self.config.clone(), Some(hash)).text(&path)?;
-        files::write_sealed(&path, &text)
+        let file = ModelFile::new(self.config.clone(), Some(hash)).text(&text)?;
+        let weights = files::prepare(&weights, &bytes)?;
+        let text = files::prepare(&text, files::seal(&file).as_bytes())?;
+        weights.commit()?;
+        text.commit()
     }
 
     /// BLAKE3 over what the model computes: its weights, architecture, labels and frontend; its
@@ -148,6 +154,16 @@ impl Model {
         let bytes = encode(path, &parameters::export(&self.network)?)?;
         hash_of(&self.config, &blake3::hash(&bytes).to_hex())
     }
+}
+
+/// There is no model; a run has one inside.
+fn absent(path: &Path) -> Error {
+    let student = path.join("student");
+    let detail = match student.join(MODEL_FILE).is_file() {
+        true => format!("not a model directory but a run; its model is {}", student.display()),
+        false => format!("not a model directory: there is no {MODEL_FILE} in it"),
+    };
+    Error::format(path, detail)
 }
 
 /// The identity of the model in `dir` (see [`Model::identity`]); the weights are read and checked.

@@ -1,4 +1,4 @@
-//! What `inspect` says about a model or a preset; no weight is read or allocated.
+//! What `inspect` says about a model or a preset; no weight is allocated.
 
 use std::path::Path;
 
@@ -32,6 +32,9 @@ pub struct Summary {
     pub frontend: String,
     /// Where the weights come from.
     pub provenance: String,
+    /// BLAKE3 over what the model computes; a preset has no weights and none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
     /// Every convolution and recurrent layer in order, the head last.
     pub layers: Vec<LayerSummary>,
 }
@@ -70,7 +73,11 @@ pub fn describe(what: &str) -> Result<Summary> {
             Error::invalid(format!("{what} is no model directory (there is none of that name), and {e}"))
         })?
     };
-    Summary::of(&config)
+    let mut summary = Summary::of(&config)?;
+    if path.join(super::directory::WEIGHTS_FILE).is_file() {
+        summary.identity = Some(super::identity(path)?);
+    }
+    Ok(summary)
 }
 
 impl Summary {
@@ -98,6 +105,7 @@ impl Summary {
             labels,
             frontend: config.frontend.to_string(),
             provenance: config.provenance.origin.clone(),
+            identity: None,
             layers,
         })
     }

@@ -135,8 +135,10 @@ impl Panel {
         let mut chart = ChartBuilder::on(area)
             .margin(12)
             .margin_right(28)
+            // Above the axis: beside it, a long name runs into its neighbours.
+            .caption(&self.label, ("sans-serif", 18))
             .x_label_area_size(46)
-            .y_label_area_size(72)
+            .y_label_area_size(84)
             .build_cartesian_2d(x, y)
             .map_err(failed)?;
         chart
@@ -147,7 +149,6 @@ impl Panel {
             .label_style(("sans-serif", 16))
             .axis_desc_style(("sans-serif", 18))
             .x_desc("updates")
-            .y_desc(self.label.clone())
             .draw()
             .map_err(failed)?;
         for (run, curve) in self.curves.iter().enumerate() {

@@ -8,7 +8,7 @@ use super::evaluation::{Evaluation, UtteranceScore};
 use crate::corpus::Corpus;
 use crate::decode::{Transcript, recognise};
 use crate::error::{Error, Result};
-use crate::features::{BINS, HOP, SAMPLE_RATE};
+use crate::features::{BINS, HOP, SAMPLE_RATE, transpose};
 use crate::models::Model;
 use crate::progress::Progress;
 use crate::signal::Stop;
@@ -123,11 +123,8 @@ fn read(corpus: &Corpus, utterances: Vec<usize>) -> Result<Batch> {
     let mut features = Vec::new();
     for (row, &index) in utterances.iter().enumerate() {
         corpus.features(index, &mut features)?;
-        for (t, frame) in features.chunks_exact(BINS).enumerate() {
-            for (bin, &value) in frame.iter().enumerate() {
-                values[(row * BINS + bin) * longest + t] = value;
-            }
-        }
+        let size = BINS * longest;
+        transpose(&features, BINS, &mut values[row * size..(row + 1) * size], longest);
     }
     Ok(Batch { utterances, frames, values })
 }

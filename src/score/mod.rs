@@ -15,5 +15,5 @@ mod wer;
 pub use align::aligned;
 pub use evaluate::{EvaluateOptions, evaluate};
 pub use evaluation::{Evaluation, UtteranceScore};
-pub use scores::{Scores, read_utterance_scores, write_utterance_scores};
+pub use scores::{Scores, Subject, read_utterance_scores, write_utterance_scores};
 pub use wer::{Counts, char_errors, normalise_spaces, word_errors};

@@ -13,10 +13,25 @@ use super::{Evaluation, UtteranceScore, aligned};
 use crate::error::{Error, Result};
 use crate::files;
 
+/// What was scored, or what it was scored on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subject {
+    /// Name of the model; directory of the corpus.
+    pub name: String,
+    /// BLAKE3 identity, as caches and runs record it.
+    pub blake3: String,
+}
+
 /// What `tutornet eval --json` prints. Rates and intervals are percentages; the counts are those
 /// of word errors unless their name says otherwise.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
+    /// The model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<Subject>,
+    /// The corpus.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corpus: Option<Subject>,
     /// Word error rate.
     pub wer: f64,
     /// Character error rate.
@@ -34,9 +49,9 @@ pub struct Scores {
     /// Utterances scored.
     pub utterances: usize,
     /// Characters of the references.
-    pub chars: u64,
+    pub characters: u64,
     /// Character errors.
-    pub cer_errors: u64,
+    pub character_errors: u64,
     /// Output frames whose best label is the blank, in percent.
     pub blank_rate: f64,
     /// Whether every hypothesis is empty.
@@ -49,33 +64,11 @@ pub struct Scores {
     pub audio_seconds: f64,
 }
 
-impl From<&Evaluation> for Scores {
-    fn from(e: &Evaluation) -> Self {
-        Self {
-            wer: e.wer,
-            cer: e.cer,
-            words: e.words,
-            errors: e.errors,
-            substitutions: e.substitutions,
-            insertions: e.insertions,
-            deletions: e.deletions,
-            utterances: e.utterances,
-            chars: e.char_counts.reference,
-            cer_errors: e.char_counts.errors,
-            blank_rate: e.blank_rate,
-            all_blank: e.all_blank,
-            wer_interval: e.wer_interval(),
-            cer_interval: e.cer_interval(),
-            audio_seconds: e.audio_seconds,
-        }
-    }
-}
-
 impl Scores {
     /// The object in one line.
     ///
     /// # Errors
-    /// Never in practice: every field is a number.
+    /// Never in practice: every field is a number or a text.
     pub fn to_json(&self) -> Result<String> {
         serde_json::to_string(self).map_err(|e| Error::invalid(format!("scores do not fit into JSON: {e}")))
     }
@@ -97,7 +90,7 @@ impl Scores {
             files::create_dir(directory)?;
         }
         files::write(&table, write_utterance_scores(&evaluation.per_utterance, false).as_bytes())?;
-        files::write(path, format!("{}\n", Self::from(evaluation).to_json()?).as_bytes())
+        files::write(path, format!("{}\n", evaluation.scores.to_json()?).as_bytes())
     }
 
     /// Reads what [`Scores::save`] wrote (or a shell redirected from `eval --json`).
@@ -133,7 +126,7 @@ impl std::fmt::Display for Scores {
         writeln!(
             f,
             "CER {:.2} % [{:.2}, {:.2}]: {} errors in {} characters",
-            self.cer, c.low, c.high, self.cer_errors, self.chars
+            self.cer, c.low, c.high, self.character_errors, self.characters
         )?;
         write!(
             f,
@@ -209,13 +202,13 @@ mod tests {
 
     #[test]
     fn utterances_add_up() {
-        let e = evaluation();
+        let Evaluation { scores: e, per_utterance } = evaluation();
         assert_eq!((e.words, e.errors, e.substitutions, e.insertions, e.deletions), (6, 4, 1, 0, 3));
-        assert_eq!((e.char_counts.reference, e.char_counts.errors), (19, 9));
+        assert_eq!((e.characters, e.character_errors), (19, 9));
         assert!((e.wer - 400.0 / 6.0).abs() < 1e-9 && (e.blank_rate - 40.0).abs() < 1e-9);
         assert!(!e.all_blank);
-        assert_eq!(e.per_utterance[0].hypothesis, "the bat sat");
-        assert!(Evaluation::from_utterances(vec![e.per_utterance[1].clone()], 1.0).all_blank);
+        assert_eq!(per_utterance[0].hypothesis, "the bat sat");
+        assert!(Evaluation::from_utterances(vec![per_utterance[1].clone()], 1.0).scores.all_blank);
     }
 
     #[test]
@@ -225,7 +218,7 @@ mod tests {
         let e = evaluation();
         Scores::save(&e, &path).unwrap();
         let scores = Scores::load(&path).unwrap();
-        assert_eq!(scores, Scores::from(&e));
+        assert_eq!(scores, e.scores);
         let json: serde_json::Value = serde_json::from_str(&scores.to_json().unwrap()).unwrap();
         assert_eq!(json["errors"], 4);
         assert_eq!(json["wer_interval"].as_array().unwrap().len(), 2);

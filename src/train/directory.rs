@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{self, Best, State};
+use super::inputs::{INPUTS_FILE, Inputs};
 use super::parse;
 use super::pipeline::Pipeline;
 use super::run::Outcome;
@@ -53,20 +54,9 @@ impl RunDirectory {
     ///
     /// # Errors
     /// When another process trains there, when it holds a run and `resume` is off, or when the
-    /// run in it has another pipeline; the key that differs is named.
-    pub fn open(path: &Path, pipeline: &Pipeline, resume: bool) -> Result<(Self, Start)> {
-        let foreign = ["corpus.toml", "cache.toml", "model.toml"].into_iter().find(|f| path.join(f).exists());
-        let occupied = !path.join(PIPELINE_FILE).exists()
-            && path.read_dir().is_ok_and(|mut entries| {
-                entries.any(|e| e.is_ok_and(|e| !e.file_name().to_string_lossy().starts_with('.')))
-            });
-        if foreign.is_some() || occupied {
-            return Err(Error::invalid(format!(
-                "--out {}: expected a new, empty or run directory, found {}; choose another --out",
-                path.display(),
-                foreign.map_or("other files in it".to_owned(), |f| format!("a {f} in it"))
-            )));
-        }
+    /// run in it has another pipeline or was started on other inputs; what differs is named.
+    pub fn open(path: &Path, pipeline: &Pipeline, inputs: &Inputs, resume: bool) -> Result<(Self, Start)> {
+        files::require_own(path, &[PIPELINE_FILE], "run")?;
         files::create_dir(path)?;
         let directory = Self { path: path.to_path_buf(), _lock: DirectoryLock::acquire(path)? };
         files::sweep(path)?;
@@ -91,6 +81,7 @@ impl RunDirectory {
         } else {
             files::write_sealed(&stored, &text)?;
         }
+        inputs.settle(path)?;
         let done = path.join(DONE_FILE);
         let whole = models::identity(&directory.student());
         if let (true, Err(error)) = (done.exists(), &whole) {
@@ -154,6 +145,7 @@ pub fn verify(run: &Path) -> Result<Vec<Problem>> {
         files::read_sealed(&path).map_err(|e| problems.push(Problem::file(&path, e.to_string()))).ok()
     };
     sealed(PIPELINE_FILE);
+    sealed(INPUTS_FILE);
     if run.join(DONE_FILE).exists()
         && let Some(done) = sealed(DONE_FILE)
     {

@@ -7,6 +7,8 @@
 pub mod batches;
 pub mod checkpoint;
 pub mod directory;
+mod epoch;
+pub mod inputs;
 mod keep;
 pub mod metrics;
 pub mod optimizer;

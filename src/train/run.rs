@@ -8,9 +8,10 @@ use burn::tensor::Device;
 use super::batches;
 use super::checkpoint::{Best, Position};
 use super::directory::{RunDirectory, Start};
+use super::inputs::Inputs;
 use super::metrics::{Event, Metrics};
 use super::optimizer::{NamedGradients, Optimizer};
-use super::pipeline::{Objective, Pipeline, Select, Stage};
+use super::pipeline::{Objective, Pipeline, Stage};
 use super::prepare::{FRAME_RATE, Prepared};
 use super::step::{Losses, forward_backward};
 use super::stream::{Assembler, Batch, Stream};
@@ -22,7 +23,6 @@ use crate::models::parameters::{self, HostTensor};
 use crate::models::{BatchStatistics, Model, TrainState};
 use crate::progress::Progress;
 use crate::random::Random;
-use crate::score::{EvaluateOptions, Evaluation, evaluate};
 use crate::signal::Stop;
 
 /// What came out of a run.
@@ -55,7 +55,8 @@ pub fn run(
     let device = device.open()?.autodiff();
     let mut model = student::build(pipeline, &device)?;
     let prepared = Prepared::open(pipeline, &model)?;
-    let (directory, start) = RunDirectory::open(out, pipeline, resume)?;
+    let inputs = Inputs::of(pipeline, &prepared)?;
+    let (directory, start) = RunDirectory::open(out, pipeline, &inputs, resume)?;
     let state = match start {
         Start::Done(outcome) => return Ok(outcome),
         Start::Fresh => None,
@@ -143,9 +144,7 @@ impl Trainer<'_> {
         let progress = Progress::new(&title, "updates", total);
         progress.add(self.position.stage_update);
         // A run that was stopped before its last scoring comes back with batches used and no updates left.
-        let mid_epoch = |p: &Position| p.batch > 0;
-        while self.position.epoch < epochs
-            && (self.position.stage_update < total || mid_epoch(&self.position))
+        while self.position.epoch < epochs && (self.position.stage_update < total || self.position.batch > 0)
         {
             self.epoch(stage, total, &progress)?;
             let last = self.position.epoch + 1 == epochs || self.position.stage_update == total;
@@ -188,7 +187,9 @@ impl Trainer<'_> {
                 self.position.batch += batches;
                 progress.message(format!("epoch {} loss {:.2}", epoch + 1, losses.total));
                 progress.add(1);
-                let due = self.position.update.is_multiple_of(self.pipeline.checkpoint.every_updates);
+                // Weights whose last losses were not finite do not push a better checkpoint out.
+                let due = self.position.update.is_multiple_of(self.pipeline.checkpoint.every_updates)
+                    && self.position.rejected_in_a_row == 0;
                 if due || self.stop.requested() {
                     self.checkpoint()?;
                 }
@@ -311,90 +312,6 @@ impl Trainer<'_> {
             names.join(" "),
             self.directory.checkpoints().display()
         )))
-    }
-
-    /// Scores the student on the dev corpora, logs the epoch and saves the state.
-    fn end_of_epoch(&mut self, stage: &Stage, last: bool, progress: &Progress) -> Result<()> {
-        let every = self.pipeline.data.dev_every_epochs;
-        let due = last || (self.position.epoch + 1).is_multiple_of(every);
-        let dev = match due && stage.objective.needs_text() {
-            true => match self.evaluate_dev() {
-                Err(Error::Interrupted(_)) => {
-                    self.checkpoint()?;
-                    return Err(self.interrupted());
-                }
-                result => result?,
-            },
-            false => None,
-        };
-        let (sum, count) = self.position.epoch_loss;
-        if count == 0 && self.position.rejected_in_a_row == 0 {
-            return Err(Error::invalid(format!(
-                "stage {} ({}), epoch {}: no utterance could be read; `tutornet verify` on the corpora and caches lists what is damaged",
-                self.position.stage,
-                stage.objective,
-                self.position.epoch + 1
-            )));
-        }
-        let loss = if count > 0 { sum / count as f64 } else { f64::NAN };
-        self.metrics.write(&Event::Epoch {
-            stage: self.position.stage,
-            objective: stage.objective.to_string(),
-            epoch: self.position.epoch + 1,
-            update: self.position.update,
-            loss,
-            dev_wer: dev.as_ref().map(|d| d.wer),
-            dev_cer: dev.as_ref().map(|d| d.cer),
-            dev_blank_rate: dev.as_ref().map(|d| d.blank_rate),
-        })?;
-        let scores =
-            dev.as_ref().map(|d| format!("  dev WER {:.2} CER {:.2}", d.wer, d.cer)).unwrap_or_default();
-        if due {
-            progress.line(&format!(
-                "{} epoch {} update {}: loss {loss:.3}{scores}",
-                stage.objective,
-                self.position.epoch + 1,
-                self.position.update
-            ));
-        }
-        if let Some(dev) = &dev
-            && self.position.stage + 1 == self.pipeline.stage.len()
-            && self.pipeline.checkpoint.select == Select::Best
-        {
-            let better = self.position.best.as_ref().is_none_or(|b| (dev.wer, dev.cer) <= (b.wer, b.cer));
-            if better {
-                let (epoch, update) = (self.position.epoch, self.position.update);
-                self.position.best = Some(Best { wer: dev.wer, cer: dev.cer, epoch, update });
-                self.best = Some(parameters::export(&self.model.network)?);
-            }
-        }
-        self.position.epoch += 1;
-        self.position.batch = 0;
-        self.position.epoch_loss = (0.0, 0);
-        self.checkpoint()
-    }
-
-    fn interrupted(&self) -> Error {
-        Error::Interrupted(format!(
-            "a checkpoint holds update {}; the same command with --resume goes on from it",
-            self.position.update
-        ))
-    }
-
-    fn evaluate_dev(&self) -> Result<Option<Evaluation>> {
-        if self.prepared.dev.is_empty() {
-            return Ok(None);
-        }
-        let model = self.model.valid();
-        let device = self.device.clone().inner();
-        let options = EvaluateOptions { stop: self.stop.clone(), ..EvaluateOptions::default() };
-        let (mut utterances, mut seconds) = (Vec::new(), 0.0);
-        for corpus in &self.prepared.dev {
-            let one = evaluate(&model, corpus, &device, &options)?;
-            utterances.extend(one.per_utterance);
-            seconds += one.audio_seconds;
-        }
-        Ok(Some(Evaluation::from_utterances(utterances, seconds)))
     }
 
     fn settings<'s>(&'s self, stage: &'s Stage) -> &'s super::pipeline::Optimizer {

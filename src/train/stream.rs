@@ -11,6 +11,7 @@ use crossbeam::channel::{Receiver, bounded};
 use super::pipeline::{Data, Objective, Stage};
 use super::prepare::{Prepared, PreparedStage};
 use crate::error::{Error, Result};
+use crate::features::transpose;
 use crate::random::Random;
 
 /// Batches that a worker may be ahead of the trainer.
@@ -189,17 +190,6 @@ struct Row {
     posterior: Vec<f32>,
 }
 
-/// [frames, channels] into the first frames of [channels, padded].
-fn transpose(values: &[f32], channels: usize, out: &mut [f32], padded: usize) {
-    // Blocks of 16 frames keep both sides in the cache.
-    for (block, rows) in values.chunks(16 * channels).enumerate() {
-        for (channel, out) in out.chunks_exact_mut(padded).enumerate() {
-            let source = rows.iter().skip(channel).step_by(channels);
-            out[block * 16..].iter_mut().zip(source).for_each(|(o, v)| *o = *v);
-        }
-    }
-}
-
 /// Batches in the order of the plan.
 #[derive(Debug)]
 pub struct Stream {
@@ -251,24 +241,5 @@ impl Iterator for Stream {
         self.next += 1;
         let gone = || Err(Error::invalid("a thread that reads batches ended early"));
         Some(self.channels[channel].recv().unwrap_or_else(|_| gone()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn transposing_pads_with_what_was_there() {
-        let (frames, channels, padded) = (37, 5, 48);
-        let values: Vec<f32> = (0..frames * channels).map(|i| i as f32).collect();
-        let mut out = vec![-1.0; channels * padded];
-        transpose(&values, channels, &mut out, padded);
-        for t in 0..padded {
-            for c in 0..channels {
-                let expected = if t < frames { values[t * channels + c] } else { -1.0 };
-                assert_eq!(out[c * padded + t], expected);
-            }
-        }
     }
 }

@@ -184,18 +184,16 @@ fn shards(dir: &Path) -> usize {
         .count()
 }
 
-#[test]
-fn killed_five_times_at_random_it_ends_with_the_same_bytes() {
-    let work = Work::new();
-    succeeds(&mut work.cache("whole"));
-    let out = work.path("killed");
-    let mut random = Random::new(std::process::id().into(), "kills", &[]);
+/// Kills a job that writes `out` five times; false when it was done before a signal reached it.
+fn survives_five_kills(work: &Work, out: &str) -> bool {
+    let dir = work.path(out);
+    let mut random = Random::new(std::process::id().into(), out, &[]);
     for (round, signal) in ["-KILL", "-KILL", "-TERM", "-KILL", "-KILL"].into_iter().enumerate() {
-        let before = shards(&out);
-        let child = work.cache("killed").stderr(Stdio::piped()).spawn().unwrap();
+        let before = shards(&dir);
+        let mut child = work.cache(out).stderr(Stdio::piped()).spawn().unwrap();
         // The first at its very beginning, the others after another shard, so that the rounds get on.
         let started = Instant::now();
-        while round > 0 && shards(&out) == before {
+        while round > 0 && shards(&dir) == before && child.try_wait().unwrap().is_none() {
             assert!(started.elapsed() < Duration::from_secs(120), "no shard is finished");
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -203,20 +201,32 @@ fn killed_five_times_at_random_it_ends_with_the_same_bytes() {
         let sent = Command::new("kill").arg(signal).arg(child.id().to_string()).status().unwrap();
         assert!(sent.success());
         let answer = child.wait_with_output().unwrap();
-        assert!(!answer.status.success(), "it ended before the signal");
+        if answer.status.success() {
+            return false;
+        }
         if signal == "-TERM" {
             let said = String::from_utf8_lossy(&answer.stderr).into_owned();
             assert_eq!(answer.status.code(), Some(1), "{said}");
             assert!(said.contains("error: interrupted") && said.contains("goes on"), "{said}");
         }
-        assert!(!out.join("manifest.toml").exists());
-        let error = Cache::open(&out).unwrap_err().to_string();
+        assert!(!dir.join("manifest.toml").exists());
+        let error = Cache::open(&dir).unwrap_err().to_string();
         assert!(error.contains("not complete") || error.contains("expected a cache directory"), "{error}");
     }
-    let kept = shards(&out);
+    true
+}
+
+#[test]
+fn killed_five_times_at_random_it_ends_with_the_same_bytes() {
+    let work = Work::new();
+    succeeds(&mut work.cache("whole"));
+    // On a busy machine the job may be faster than the one who watches it: then it is tried again.
+    let killed = (0..10).map(|n| format!("killed-{n}")).find(|out| survives_five_kills(&work, out));
+    let killed = killed.expect("a job that was killed five times");
+    let kept = shards(&work.path(&killed));
     assert!(kept >= 4, "{kept}");
-    succeeds(&mut work.cache("killed")).says(&[&format!("{kept} of {SHARDS} shards are there already")]);
-    assert_eq!(contents(&out), contents(&work.path("whole")));
+    succeeds(&mut work.cache(&killed)).says(&[&format!("{kept} of {SHARDS} shards are there already")]);
+    assert_eq!(contents(&work.path(&killed)), contents(&work.path("whole")));
 }
 
 #[test]
@@ -272,6 +282,7 @@ fn another_cache_is_refused_by_name_and_left_alone() {
     save_model(&work.path("labels"), 1, |config| config.labels.symbols.swap(1, 2));
     save_model(&work.path("stride"), 1, |config| match &mut config.architecture {
         Architecture::Jasper(jasper) => jasper.blocks[0].stride = 4,
+        other => panic!("{other:?} is no Jasper"),
     });
     prep(&work.path("corpus"), &["--shard-utterances", "5"]);
     for (model, corpus, words) in [

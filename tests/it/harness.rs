@@ -124,3 +124,13 @@ pub fn contents(root: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
     }
     found
 }
+
+/// Every key of a JSON object must be documented in `schemas/run.md`.
+#[track_caller]
+pub fn documented(json: &str) {
+    let page = include_str!("../../schemas/run.md");
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(json).expect("JSON");
+    for key in object.keys() {
+        assert!(page.contains(&format!("`{key}`")), "schemas/run.md does not explain {key}");
+    }
+}

@@ -2,13 +2,18 @@
 
 mod cache;
 mod corpus;
+mod deepspeech2;
+mod fixture;
 mod flac;
 mod golden_cache;
+mod golden_corpus;
 mod harness;
 mod import;
 mod lstm;
 mod nemo;
 mod parity;
+mod recovery;
 mod report;
 mod score;
 mod train;
+mod tree;

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tutornet::corpus::Corpus;
 use tutornet::device::DeviceChoice;
 use tutornet::models::parameters::{export, import};
-use tutornet::models::{Model, presets};
+use tutornet::models::{self, Model, presets};
 use tutornet::score::{Scores, read_utterance_scores};
 
 use crate::flac::{flac, tone, wav};
-use crate::harness::{exits, fails, shared_data, succeeds, tutornet};
+use crate::harness::{documented, exits, fails, shared_data, succeeds, tutornet};
 
 /// What is said in the tiny corpus, as far as its transcripts know.
 const TEXTS: [&str; 5] = ["ONE TWO", "SIX", "TWO SIX TEN", "TEN", "ONE ONE ONE ONE"];
@@ -90,12 +91,17 @@ fn eval_scores_a_corpus() {
     let answer = succeeds(fixture.eval().args(["--json", "--out"]).arg(&out));
     assert_eq!(answer.stdout.lines().count(), 1);
     let scores = json(&answer.stdout);
+    documented(&answer.stdout);
+    assert_eq!(scores["model"]["blake3"], models::identity(&fixture.model).unwrap());
+    assert_eq!(scores["corpus"]["blake3"], Corpus::open(&fixture.corpus).unwrap().identity());
     let count = |key: &str| scores[key].as_u64().unwrap_or_else(|| panic!("{key} in {scores}"));
     let rate = |key: &str| scores[key].as_f64().unwrap_or_else(|| panic!("{key} in {scores}"));
     assert_eq!((count("words"), count("utterances")), (WORDS, 5));
     assert_eq!(count("errors"), count("substitutions") + count("insertions") + count("deletions"));
     assert!((rate("wer") - 100.0 * count("errors") as f64 / WORDS as f64).abs() < 1e-9);
-    assert!((rate("cer") - 100.0 * count("cer_errors") as f64 / count("chars") as f64).abs() < 1e-9);
+    assert!(
+        (rate("cer") - 100.0 * count("character_errors") as f64 / count("characters") as f64).abs() < 1e-9
+    );
     assert!(count("errors") > 0, "noise and an untrained model give no perfect score");
     let interval = scores["wer_interval"].as_array().unwrap();
     assert!(interval[0].as_f64().unwrap() <= rate("wer") && rate("wer") <= interval[1].as_f64().unwrap());
