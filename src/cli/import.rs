@@ -6,12 +6,13 @@ use crate::cli::Context;
 use crate::error::Error;
 use crate::features::{FrameRule, NemoRule, Padding};
 use crate::files;
-use crate::models::{MODEL_FILE, WEIGHTS_FILE, nemo};
+use crate::models::{MODEL_FILE, ModelConfig, WEIGHTS_FILE, foreign, nemo};
 
 /// Arguments of `import`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The checkpoint: a .nemo file (tar or gzip of model_config.yaml and model_weights.ckpt)
+    /// The checkpoint: a .nemo file (tar or gzip of model_config.yaml and model_weights.ckpt), or, with --like, a file
+    /// of weights alone (.safetensors, or what torch.save made of a state dictionary)
     file: PathBuf,
     /// The model directory to write
     #[arg(long)]
@@ -19,6 +20,9 @@ pub struct Args {
     /// Name of the model in tables and logs [default: the file's name]
     #[arg(long)]
     name: Option<String>,
+    /// The network of a file of weights alone: a preset (deepspeech2), a model.toml or a model directory
+    #[arg(long, value_name = "MODEL", conflicts_with_all = ["frames", "padding"])]
+    like: Option<String>,
     /// How the model's version of NeMo counted the frames of N samples (the file does not say)
     #[arg(long, value_enum, default_value_t = FrameRule::Ceil)]
     frames: FrameRule,
@@ -44,8 +48,11 @@ pub fn run(args: Args, _context: &Context) -> anyhow::Result<()> {
         ))
         .into());
     }
-    let rule = NemoRule { frames: args.frames, padding: args.padding };
-    let imported = nemo::import(&args.file, args.name.as_deref(), rule)?;
+    let name = args.name.as_deref();
+    let imported = match &args.like {
+        Some(like) => foreign::import(&args.file, ModelConfig::find(like)?, name)?,
+        None => nemo::import(&args.file, name, NemoRule { frames: args.frames, padding: args.padding })?,
+    };
     for note in &imported.notes {
         tracing::info!("{note}");
     }

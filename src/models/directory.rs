@@ -90,6 +90,19 @@ fn model_file(path: &Path) -> PathBuf {
 }
 
 impl ModelConfig {
+    /// A description by what a user writes: a model directory, a `model.toml` of any name, or a preset.
+    ///
+    /// # Errors
+    /// When it is neither, or names a key that cannot be used.
+    pub fn find(what: &str) -> Result<Self> {
+        let path = Path::new(what);
+        if path.exists() {
+            return Self::read(path);
+        }
+        super::presets::find(what)
+            .map_err(|e| Error::invalid(format!("there is no file or directory {what}, and {e}")))
+    }
+
     /// Reads a model directory's `model.toml`, or one that stands alone (a student to be trained).
     ///
     /// # Errors

@@ -2,12 +2,13 @@
 //!
 //! A model directory holds `model.toml` ([`ModelConfig`]: architecture, labels, frontend,
 //! provenance) and `weights.safetensors`. Teacher and student are the same kind of thing.
-//! [`jasper`] and [`deepspeech2`] are the architectures; [`nemo`] imports foreign checkpoints;
+//! [`jasper`] and [`deepspeech2`] are the architectures; [`nemo`] and [`foreign`] import foreign checkpoints;
 //! [`parameters`] gives every tensor a stable dotted name.
 
 mod config;
 pub mod deepspeech2;
 mod directory;
+pub mod foreign;
 mod initial;
 pub mod jasper;
 pub mod nemo;
@@ -92,6 +93,7 @@ impl TrainState {
 
 /// The tensors of a model.
 #[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one network in a model")]
 pub enum Network {
     /// See [`jasper`].
     Jasper(jasper::Jasper),

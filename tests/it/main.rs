@@ -5,6 +5,7 @@ mod corpus;
 mod deepspeech2;
 mod fixture;
 mod flac;
+mod foreign;
 mod golden_cache;
 mod golden_corpus;
 mod harness;

@@ -9,6 +9,7 @@ use tutornet::models::Model;
 use crate::harness::{fails, tutornet};
 
 /// A value of a pickled state dictionary.
+#[derive(Clone)]
 pub enum Entry {
     Tensor {
         kind: &'static str,

@@ -12,7 +12,7 @@ mod archive;
 mod frontend;
 mod names;
 mod section;
-mod torch;
+pub(super) mod torch;
 
 use std::path::Path;
 
@@ -55,7 +55,7 @@ pub fn import(path: &Path, name: Option<&str>, rule: NemoRule) -> Result<Importe
         architecture: Architecture::Jasper(jasper.clone()),
     };
     let network = Model::lazy(&config, &Device::flex()).map_err(located)?;
-    let tensors = torch::read(archive.weights.path()).map_err(located)?;
+    let tensors = torch::read(archive.weights.path(), "model_weights.ckpt").map_err(located)?;
     let expected = parameters::shapes(&network).into_iter().map(|t| (t.name, t.shape)).collect();
     let tensors = names::translate(tensors, &jasper, &expected, &mut notes).map_err(located)?;
     let network = parameters::import(network, tensors).map_err(located)?;

@@ -19,19 +19,19 @@ pub struct TorchTensor {
     pub values: Option<Vec<f32>>,
 }
 
-/// Reads every tensor of a state dictionary.
+/// Reads every tensor of a state dictionary; errors call it `name`.
 ///
 /// # Errors
 /// When the file is damaged, or holds anything but tensors: an object that Python would have to
 /// build by calling code is refused by its name.
-pub fn read(path: &Path) -> Result<BTreeMap<String, TorchTensor>> {
-    let wrong = |e: &dyn std::fmt::Display| Error::invalid(format!("model_weights.ckpt cannot be read: {e}"));
+pub fn read(path: &Path, name: &str) -> Result<BTreeMap<String, TorchTensor>> {
+    let wrong = |e: &dyn std::fmt::Display| Error::invalid(format!("{name} cannot be read: {e}"));
     let contents = PytorchReader::read_pickle_data(path, None).map_err(|e| wrong(&e))?;
     let mut foreign = Vec::new();
     only_tensors("", &contents, &mut foreign);
     if !foreign.is_empty() {
         return Err(Error::invalid(format!(
-            "model_weights.ckpt: expected tensors only, found {}; nothing of it was executed, and the model is refused",
+            "{name}: expected tensors only, found {}; nothing of it was executed, and the model is refused",
             foreign.join(", ")
         )));
     }
