@@ -40,8 +40,8 @@ fn features(bencher: Bencher, name: &str) {
     bencher.counter(audio(SECONDS)).bench(|| frontend.features(black_box(&samples)));
 }
 
-fn student(width: f64, device: &Device) -> (Model, Tensor<3>) {
-    let config = presets::find("jasper-mini").and_then(|c| c.with_width(width)).expect("a preset");
+fn student(name: &str, width: f64, device: &Device) -> (Model, Tensor<3>) {
+    let config = presets::find(name).and_then(|c| c.with_width(width)).expect("a preset");
     let model = Model::new(config, 1, device).expect("a model");
     let data = TensorData::new(noise(BATCH * 64 * FRAMES), [BATCH, 64, FRAMES]);
     (model, Tensor::from_data(data, device))
@@ -50,7 +50,7 @@ fn student(width: f64, device: &Device) -> (Model, Tensor<3>) {
 /// A batch through Jasper Mini as a teacher would run it.
 #[divan::bench(args = [0.25, 0.5], sample_count = 10)]
 fn forward(bencher: Bencher, width: f64) {
-    let (model, x) = student(width, &Device::flex());
+    let (model, x) = student("jasper-mini", width, &Device::flex());
     let frames = [FRAMES; BATCH];
     bencher
         .counter(audio(SECONDS * BATCH))
@@ -65,7 +65,17 @@ fn targets() -> Vec<Vec<u32>> {
 /// Forward, CTC and backward: an update without its optimiser step.
 #[divan::bench(args = [0.25, 0.5], sample_count = 10)]
 fn update(bencher: Bencher, width: f64) {
-    let (model, x) = student(width, &Device::flex().autodiff());
+    update_of("jasper-mini", width, bencher);
+}
+
+/// The same of DeepSpeech 2.
+#[divan::bench(args = [0.25, 1.0], sample_count = 5)]
+fn recurrent_update(bencher: Bencher, width: f64) {
+    update_of("deepspeech2", width, bencher);
+}
+
+fn update_of(name: &str, width: f64, bencher: Bencher) {
+    let (model, x) = student(name, width, &Device::flex().autodiff());
     let targets = targets();
     bencher.counter(audio(SECONDS * BATCH)).bench(|| {
         let mut state = TrainState::new(BatchNormMode::default(), Random::new(1, "dropout", &[]));

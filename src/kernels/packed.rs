@@ -7,10 +7,14 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512};
+use rayon::prelude::*;
+
 use super::lanes::{Lanes, Portable, Width};
 
 /// Rows of the matrix that a pass takes: so many values of each left row stay in the first-level cache.
 const DEPTH: usize = 512;
+/// Columns of a transposed left matrix that one thread takes at a time.
+const ROWS: usize = 128;
 
 /// A matrix [k, n] in blocks of [`DEPTH`] rows, each in panels of two vectors' columns, each row by row; columns
 /// beyond n are zero.
@@ -49,16 +53,25 @@ impl Packed {
         row: impl Fn(usize) -> Option<&'a [f32]>,
     ) -> Self {
         let mut packed = Self::zeros(k, n, width);
-        let panel = 2 * width.lanes();
-        for i in 0..k {
-            if let Some(row) = row(i) {
-                for (first, part) in row[..n].chunks(panel).enumerate() {
-                    let at = packed.at(i, first);
-                    packed.values[at..at + part.len()].copy_from_slice(part);
+        packed.fill(row);
+        packed
+    }
+
+    /// The same in the place of another matrix of this size.
+    fn fill<'a>(&mut self, row: impl Fn(usize) -> Option<&'a [f32]>) {
+        let panel = 2 * self.width.lanes();
+        for i in 0..self.k {
+            let row = row(i);
+            for (first, start) in (0..self.n).step_by(panel).enumerate() {
+                let columns = panel.min(self.n - start);
+                let at = self.at(i, first);
+                let to = &mut self.values[at..at + columns];
+                match row {
+                    Some(row) => to.copy_from_slice(&row[start..start + columns]),
+                    None => to.fill(0.0),
                 }
             }
         }
-        packed
     }
 
     /// Lays out the transpose of `source` [n, k].
@@ -103,29 +116,27 @@ impl Packed {
     }
 
     /// out[r, ..n] = sum over k of left[k, first + r] * matrix[k, ..n] for r < `rows`: the product with the
-    /// transpose of `left` [k, stride].
-    pub(super) fn multiply_transposed(
+    /// transpose of `left` [k, stride], of a matrix of one block. `copy` is room that is used again.
+    fn multiply_transposed(
         &self,
         rows: usize,
-        left: &[f32],
-        stride: usize,
-        first: usize,
+        (left, stride, first): (&[f32], usize, usize),
+        copy: &mut Vec<f32>,
         mut out: Out<'_>,
     ) {
         let tile = self.width.rows();
-        let accumulate = out.accumulate;
-        let mut copy = vec![0f32; rows.next_multiple_of(tile) * DEPTH.min(self.k)];
-        for start in (0..self.k).step_by(DEPTH) {
-            out.accumulate = accumulate || start > 0;
-            let depth = DEPTH.min(self.k - start);
-            for (k, row) in left[start * stride..].chunks(stride).take(depth).enumerate() {
-                for (i, part) in row[first..first + rows].chunks(tile).enumerate() {
-                    let at = (i * depth + k) * tile;
-                    copy[at..at + part.len()].copy_from_slice(part);
-                }
+        // Apart, so that the tiles do not fall into the same lines of the cache.
+        let layout = Left { tile: self.k * tile + 16, row: 1, step: tile };
+        copy.resize(rows.div_ceil(tile) * layout.tile, 0.0);
+        for (k, row) in left.chunks(stride).take(self.k).enumerate() {
+            let row = &row[first..first + rows];
+            match tile {
+                8 => tiles::<8>(row, &mut copy[k * tile..], layout.tile),
+                6 => tiles::<6>(row, &mut copy[k * tile..], layout.tile),
+                _ => tiles::<2>(row, &mut copy[k * tile..], layout.tile),
             }
-            self.block(start, rows, &copy, Left { tile: depth * tile, row: 1, step: tile }, &mut out);
         }
+        self.block(0, rows, copy, layout, &mut out);
     }
 
     /// The part of a product that the rows of the matrix from `start` on give.
@@ -139,6 +150,18 @@ impl Packed {
             Width::Avx2 => unsafe { narrow(self, start, rows, left, layout, out) },
             Width::Portable => block::<Portable>(self, start, rows, left, layout, out),
         }
+    }
+}
+
+/// Cuts a row into pieces of R values, `apart` from one another.
+#[inline(always)]
+fn tiles<const R: usize>(row: &[f32], to: &mut [f32], apart: usize) {
+    let (whole, rest) = row.as_chunks::<R>();
+    for (piece, to) in whole.iter().zip(to.chunks_mut(apart)) {
+        to[..R].copy_from_slice(piece);
+    }
+    if let Some(to) = to.get_mut(whole.len() * apart..).filter(|_| !rest.is_empty()) {
+        to[..rest.len()].copy_from_slice(rest);
     }
 }
 
@@ -235,4 +258,30 @@ fn tile<V: Lanes, const R: usize>(
             }
         }
     }
+}
+
+/// left^T * right, [m, n], of `left` [k, m] and the matrix [k, n] whose row `i` is `row(i)`, or zero. One block of rows
+/// after the other, on all threads.
+pub(super) fn transposed_product<'a>(
+    left: &[f32],
+    [k, m, n]: [usize; 3],
+    width: Width,
+    row: impl Fn(usize) -> Option<&'a [f32]>,
+) -> Vec<f32> {
+    let mut product = vec![0f32; m * n];
+    let mut packed = Packed::zeros(0, n, width);
+    for start in (0..k).step_by(DEPTH) {
+        let depth = DEPTH.min(k - start);
+        if packed.k != depth {
+            packed = Packed::zeros(depth, n, width);
+        }
+        packed.fill(|i| row(start + i));
+        let blocks = product.par_chunks_mut((ROWS * n).max(1)).enumerate();
+        blocks.for_each_init(Vec::new, |copy, (block, product)| {
+            let rows = product.len() / n;
+            let out = Out { values: product, stride: n, accumulate: start > 0 };
+            packed.multiply_transposed(rows, (&left[start * m..], m, block * ROWS), copy, out);
+        });
+    }
+    product
 }

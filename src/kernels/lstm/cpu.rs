@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::gates::{Backward, Forward};
 use crate::kernels::lanes::Width;
-use crate::kernels::packed::{Out, Packed};
+use crate::kernels::packed::{Out, Packed, transposed_product};
 
 /// Rows of a large product that one thread takes at a time.
 const ROWS: usize = 64;
@@ -339,29 +339,15 @@ fn backward_direction(
     }
     let places: Vec<(usize, usize)> =
         lengths.iter().enumerate().flat_map(|(b, &length)| (0..length).map(move |t| (b, t))).collect();
-    let matrix = Packed::from_rows(total, inputs, width, |i| {
+    let input = transposed_product(&sums, [total, four, inputs], width, |i| {
         let (b, t) = places[i];
         Some(&x[(b * frames + t) * x_row..][..inputs])
     });
-    let input = against(&sums, &matrix, four, inputs);
-    drop(matrix);
-    let matrix = Packed::from_rows(total, hidden, width, |i| {
+    let recurrent = transposed_product(&sums, [total, four, hidden], width, |i| {
         let (b, t) = places[i];
         let start = if weights.reverse { t + 1 == lengths[b] } else { t == 0 };
         let before = if weights.reverse { i + 1 } else { i.wrapping_sub(1) };
         (!start).then(|| &outputs[before * hidden..(before + 1) * hidden])
     });
-    let recurrent = against(&sums, &matrix, four, hidden);
     (sums, Gradients { input, recurrent, bias })
-}
-
-/// sums^T [four, total] * matrix [total, n]
-fn against(sums: &[f32], matrix: &Packed, four: usize, n: usize) -> Vec<f32> {
-    let mut gradient = vec![0f32; four * n];
-    gradient.par_chunks_mut((ROWS * n).max(1)).enumerate().for_each(|(block, gradient)| {
-        let rows = gradient.len() / n;
-        let out = Out { values: gradient, stride: n, accumulate: false };
-        matrix.multiply_transposed(rows, sums, four, block * ROWS, out);
-    });
-    gradient
 }
