@@ -9,41 +9,41 @@ use crate::kernels::lanes::{Lanes, Portable, Width, sigmoid, tanh};
 
 /// One frame forward.
 pub(super) struct Forward<'a> {
-    /// [4, hidden]: the projected input, replaced by the gates.
+    /// The projected input, replaced by the gates; [4, hidden].
     pub gates: &'a mut [f32],
-    /// [4, hidden]: the projected previous output; none at the start.
+    /// The projected previous output; none at the start; [4, hidden].
     pub recurrent: Option<&'a [f32]>,
-    /// [4, hidden]
+    /// Added to the sums; [4, hidden].
     pub bias: &'a [f32],
-    /// [hidden]: c, replaced by c'.
+    /// C, replaced by c'; [hidden].
     pub carried: &'a mut [f32],
-    /// [hidden]: c'.
+    /// C'; [hidden].
     pub cell: &'a mut [f32],
-    /// [hidden]: h.
+    /// H; [hidden].
     pub output: &'a mut [f32],
-    /// [hidden]: h again, for the next step.
+    /// H again, for the next step; [hidden].
     pub next: &'a mut [f32],
 }
 
 /// One frame backward.
 pub(super) struct Backward<'a> {
-    /// [4, hidden], as the forward pass left them.
+    /// As the forward pass left them; [4, hidden].
     pub gates: &'a [f32],
-    /// [hidden]: c'.
+    /// C'; [hidden].
     pub cell: &'a [f32],
-    /// [hidden]: c; none at the start.
+    /// C; none at the start; [hidden].
     pub previous: Option<&'a [f32]>,
-    /// [hidden]: the gradient of h from above.
+    /// The gradient of h from above; [hidden].
     pub above: &'a [f32],
-    /// [hidden]: the gradient of h from the next step.
+    /// The gradient of h from the next step; [hidden].
     pub recurrent: &'a [f32],
-    /// [hidden]: the gradient of c' from the next step, replaced by that of c.
+    /// The gradient of c' from the next step, replaced by that of c; [hidden].
     pub carried: &'a mut [f32],
-    /// [4, hidden]: the gradient of the sums.
+    /// The gradient of the sums; [4, hidden].
     pub sums: &'a mut [f32],
-    /// [4, hidden]: the same again, for the recurrent product.
+    /// The same again, for the recurrent product; [4, hidden].
     pub next: &'a mut [f32],
-    /// [4, hidden]: the same, added.
+    /// The same, added; [4, hidden].
     pub bias: &'a mut [f32],
 }
 
