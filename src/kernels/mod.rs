@@ -13,9 +13,11 @@ mod norm_backend;
 #[expect(clippy::cast_possible_truncation, reason = "sums are f64, tensors f32")]
 mod norm_cpu;
 mod simd;
+mod step;
 mod sum;
 
 pub use conv1d::{Conv1dOptions, conv1d};
 pub use ctc::{ctc_loss, ctc_possible};
 pub use norm::{NormOptions, Normalised, batch_norm};
+pub use step::{AdamStep, adam, novograd, squared_norm};
 pub use sum::sum;
