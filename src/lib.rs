@@ -27,6 +27,7 @@ pub mod features;
 pub mod files;
 pub mod kernels;
 pub mod labels;
+pub mod memory;
 pub mod models;
 pub mod progress;
 pub mod random;

@@ -82,6 +82,7 @@ pub struct Context {
 /// # Errors
 /// Whatever made it fail; a [`clap::Error`] in the chain means wrong usage.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    crate::memory::keep_freed_buffers();
     let context = Context { verbosity: arguments.verbosity(), stop: Stop::on_signals()? };
     match arguments.command {
         Command::Prep(args) => prep::run(args, &context),

@@ -13,6 +13,7 @@ Examples:
   tutornet train pipelines/mini-rkd-skd.toml --out runs/rkd-skd
   tutornet train pipelines/mini-rkd-skd.toml --out runs/rkd-skd --resume
   tutornet train pipelines/mini-ctc.toml --out runs/seed2 --set seed=2 --set stage.0.epochs=5
+  tutornet train pipelines/mini-ctc.toml --out runs/try --set stage.0.max_updates=50 --profile
   tutornet train p.toml --out runs/other --set 'data.train=[\"corpora/a\", \"corpora/b\"]'
 
 RUNDIR then holds pipeline.toml (resolved: runs again to the same result), metrics.jsonl, checkpoints/
@@ -37,6 +38,10 @@ pub struct Args {
     /// auto, cpu, wgpu[:i] or cuda[:i]
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     device: DeviceChoice,
+    /// Print where the time went (data wait, forward, loss, backward, optimizer ...) and write RUNDIR/trace.json,
+    /// which chrome://tracing and ui.perfetto.dev open
+    #[arg(long)]
+    profile: bool,
     /// Print every key of a pipeline with its default, and exit
     #[arg(long)]
     help_pipeline: bool,
@@ -51,7 +56,9 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         return print(parse::REFERENCE);
     };
     let pipeline = parse::read(path, &args.overrides)?;
-    let outcome = run::run(&pipeline, out, args.resume, args.device, &context.stop)?;
+    let options =
+        run::Options { out: out.clone(), resume: args.resume, device: args.device, profile: args.profile };
+    let outcome = run::run(&pipeline, &options, &context.stop)?;
     if outcome.already_done {
         tracing::info!("{}: finished before after {} updates", out.display(), outcome.updates);
     }

@@ -16,10 +16,12 @@ mod norm_backend;
 mod norm_cpu;
 mod packed;
 mod simd;
+mod step;
 mod sum;
 
 pub use conv1d::{Conv1dOptions, conv1d};
 pub use ctc::{ctc_loss, ctc_possible};
 pub use lstm::{LstmWeights, Together, bi_lstm, lstm};
 pub use norm::{NormOptions, Normalised, batch_norm};
+pub use step::{AdamStep, adam, novograd, squared_norm};
 pub use sum::sum;

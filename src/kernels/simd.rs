@@ -1,4 +1,4 @@
-//! Inner loops of the depthwise convolution and of batch norm, compiled once for each vector width and chosen at run time.
+//! Inner loops of the depthwise convolution, of batch norm and of the optimisers, compiled once for each vector width and chosen at run time.
 
 /// Outputs accumulated in registers at once.
 const BLOCK: usize = 64;
@@ -68,6 +68,63 @@ pub(super) fn add_weighted_sums(x: &[f32], dy: &[f32], affine: Affine, rectify: 
 /// dx = scale * dy where the output passed the ReLU, else 0.
 pub(super) fn normalise_row_gradient(x: &[f32], dy: &[f32], affine: Affine, rectify: bool, dx: &mut [f32]) {
     dispatch!(row_gradient_body(x, dy, affine, rectify, dx));
+}
+
+/// Adam's step with everything that does not depend on the element worked out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Adam {
+    pub beta1: f32,
+    /// 1 - beta1
+    pub fresh1: f32,
+    pub beta2: f32,
+    /// 1 - beta2
+    pub fresh2: f32,
+    /// Learning rate over the first moment's bias.
+    pub rate: f32,
+    /// 1 / root of the second moment's bias.
+    pub scale: f32,
+    pub epsilon: f32,
+    /// Decay that joins the gradient.
+    pub coupled: f32,
+    /// Share of the weight that decay leaves.
+    pub kept: f32,
+}
+
+/// One step of Adam in place; all slices of one length.
+pub(super) fn adam(w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], rule: Adam) {
+    dispatch!(adam_body(w, g, m, v, rule));
+}
+
+/// NovoGrad's step likewise; `scale` is 1 / root of the squared norm.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NovoGrad {
+    pub scale: f32,
+    pub decay: f32,
+    pub beta1: f32,
+    pub rate: f32,
+}
+
+/// One step of NovoGrad in place; all slices of one length.
+pub(super) fn novograd(w: &mut [f32], g: &[f32], m: &mut [f32], rule: NovoGrad) {
+    dispatch!(novograd_body(w, g, m, rule));
+}
+
+#[inline(always)]
+fn adam_body(w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], r: Adam) {
+    for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
+        let g = g + r.coupled * *w;
+        *m = r.beta1 * *m + r.fresh1 * g;
+        *v = r.beta2 * *v + r.fresh2 * (g * g);
+        *w = r.kept * *w - r.rate * *m / (v.sqrt() * r.scale + r.epsilon);
+    }
+}
+
+#[inline(always)]
+fn novograd_body(w: &mut [f32], g: &[f32], m: &mut [f32], r: NovoGrad) {
+    for ((w, &g), m) in w.iter_mut().zip(g).zip(m) {
+        *m = r.beta1 * *m + (g * r.scale + r.decay * *w);
+        *w -= r.rate * *m;
+    }
 }
 
 #[inline(always)]
@@ -163,7 +220,17 @@ fn row_gradient_body(x: &[f32], dy: &[f32], affine: Affine, rectify: bool, dx: &
 
 #[cfg(target_arch = "x86_64")]
 mod wide {
-    use super::Affine;
+    use super::{Adam, Affine, NovoGrad};
+
+    #[target_feature(enable = "avx512f,avx2,fma")]
+    pub(super) fn adam_body(w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], rule: Adam) {
+        super::adam_body(w, g, m, v, rule);
+    }
+
+    #[target_feature(enable = "avx512f,avx2,fma")]
+    pub(super) fn novograd_body(w: &mut [f32], g: &[f32], m: &mut [f32], rule: NovoGrad) {
+        super::novograd_body(w, g, m, rule);
+    }
 
     #[target_feature(enable = "avx512f,avx2,fma")]
     pub(super) fn add_sum_body(x: &[f32], offset: f32, square: bool) -> f64 {
@@ -198,7 +265,17 @@ mod wide {
 
 #[cfg(target_arch = "x86_64")]
 mod narrow {
-    use super::Affine;
+    use super::{Adam, Affine, NovoGrad};
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn adam_body(w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], rule: Adam) {
+        super::adam_body(w, g, m, v, rule);
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn novograd_body(w: &mut [f32], g: &[f32], m: &mut [f32], rule: NovoGrad) {
+        super::novograd_body(w, g, m, rule);
+    }
 
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn add_sum_body(x: &[f32], offset: f32, square: bool) -> f64 {

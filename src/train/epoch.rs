@@ -3,6 +3,7 @@
 use super::checkpoint::Best;
 use super::metrics::Event;
 use super::pipeline::{Select, Stage};
+use super::profile::Part;
 use super::run::Trainer;
 use crate::error::{Error, Result};
 use crate::models::parameters;
@@ -82,6 +83,10 @@ impl Trainer<'_> {
         if self.prepared.dev.is_empty() {
             return Ok(None);
         }
+        self.profile.time(Part::Scoring, &self.device, || self.score_dev().map(Some))
+    }
+
+    fn score_dev(&self) -> Result<Scores> {
         let model = self.model.valid();
         let device = self.device.clone().inner();
         let options = EvaluateOptions { stop: self.stop.clone(), ..EvaluateOptions::default() };
@@ -91,6 +96,6 @@ impl Trainer<'_> {
             utterances.extend(one.per_utterance);
             seconds += one.scores.audio_seconds;
         }
-        Ok(Some(Evaluation::from_utterances(utterances, seconds).scores))
+        Ok(Evaluation::from_utterances(utterances, seconds).scores)
     }
 }

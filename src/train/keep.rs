@@ -2,6 +2,7 @@
 
 use super::checkpoint::State;
 use super::metrics::Event;
+use super::profile::Part;
 use super::run::{Outcome, Trainer};
 use crate::error::Result;
 use crate::models::parameters;
@@ -9,6 +10,11 @@ use crate::models::parameters;
 impl Trainer<'_> {
     /// Saves everything that the run needs to go on.
     pub(super) fn checkpoint(&mut self) -> Result<()> {
+        let (profile, device) = (self.profile.clone(), self.device.clone());
+        profile.time(Part::Checkpoint, &device, || self.save())
+    }
+
+    fn save(&mut self) -> Result<()> {
         self.metrics.sync()?;
         self.position.metrics_bytes = self.metrics.bytes();
         let (optimizer_updates, moments) = self.optimizer.export();

@@ -15,6 +15,7 @@ pub mod optimizer;
 pub mod parse;
 pub mod pipeline;
 pub mod prepare;
+pub mod profile;
 pub mod run;
 pub mod step;
 pub mod stream;

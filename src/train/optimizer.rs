@@ -9,7 +9,7 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
 use super::pipeline::{Optimizer as Settings, Rule};
 use crate::error::{Error, Result};
-use crate::kernels::sum;
+use crate::kernels::{AdamStep, adam, novograd, squared_norm};
 use crate::models::parameters::{HostTensor, UpdateTensor};
 
 /// Gradients of one or several batches, flat, by the tensor's name.
@@ -43,7 +43,7 @@ impl NamedGradients {
 
     /// Global norm of all gradients; not finite when one of them is not.
     pub fn norm(&self) -> f64 {
-        let squares: Vec<Tensor<1>> = self.by_name.values().map(|g| sum(g.clone() * g.clone())).collect();
+        let squares: Vec<Tensor<1>> = self.by_name.values().map(squared_norm).collect();
         if squares.is_empty() {
             return 0.0;
         }
@@ -106,11 +106,11 @@ impl Optimizer {
         self.updates += 1;
     }
 
-    /// Visitor that moves every tensor that has a gradient. Tensors without one (the CTC head
+    /// Visitor that moves every tensor that has a gradient, and takes the gradient. Tensors without one (the CTC head
     /// during RKD) keep their value: no step, no decay.
     pub fn stepper<'a>(
         &'a mut self,
-        gradients: &'a NamedGradients,
+        gradients: &'a mut NamedGradients,
         learning_rate: f64,
         prefix: &'a str,
     ) -> impl UpdateTensor + 'a {
@@ -122,43 +122,32 @@ impl Optimizer {
         let (beta1, beta2) = self.settings.betas();
         let (epsilon, decay) = (self.settings.epsilon, self.settings.weight_decay);
         let earlier = self.moments.remove(name);
+        let zeros = |g: &Tensor<1>| Moments { first: g.zeros_like(), second: g.zeros_like() };
         let (moments, w) = match self.settings.name {
             Rule::NovoGrad => {
-                // Ginsburg et al., 2019, as in OpenSeq2Seq's novograd.py: the second moment starts at
-                // the first squared norm, decay joins the normalised gradient, m is a plain sum.
-                let square = sum(g.clone() * g.clone());
-                let second = match &earlier {
-                    Some(m) => m.second.clone().mul_scalar(beta2) + square.mul_scalar(1.0 - beta2),
-                    None => square,
+                let square = squared_norm(&g);
+                // The second moment starts at the first squared norm.
+                let (first, second) = match earlier {
+                    Some(m) => (m.first, m.second.mul_scalar(beta2) + square.mul_scalar(1.0 - beta2)),
+                    None => (g.zeros_like(), square),
                 };
-                let mut direction = g / second.clone().add_scalar(epsilon).sqrt();
-                if decay > 0.0 {
-                    direction = direction + w.clone().mul_scalar(decay);
-                }
-                let first = match earlier {
-                    Some(m) => m.first.mul_scalar(beta1) + direction,
-                    None => direction,
-                };
-                let w = w - first.clone().mul_scalar(rate);
+                let [w, first] = novograd(w, g, first, &second, [rate, beta1, epsilon, decay]);
                 (Moments { first, second }, w)
             }
             Rule::Adam | Rule::AdamW => {
                 let decay = if matrix { decay } else { 0.0 };
-                let coupled = self.settings.name == Rule::Adam && decay > 0.0;
-                let g = if coupled { g + w.clone().mul_scalar(decay) } else { g };
-                let (first, second) = match earlier {
-                    Some(m) => (m.first, m.second),
-                    None => (g.zeros_like(), g.zeros_like()),
+                let coupled = self.settings.name == Rule::Adam;
+                let Moments { first, second } = earlier.unwrap_or_else(|| zeros(&g));
+                let step = AdamStep {
+                    rate,
+                    betas: (beta1, beta2),
+                    epsilon,
+                    coupled_decay: if coupled { decay } else { 0.0 },
+                    decoupled_decay: if coupled { 0.0 } else { decay },
+                    step: self.updates,
                 };
-                let first = first.mul_scalar(beta1) + g.clone().mul_scalar(1.0 - beta1);
-                let second = second.mul_scalar(beta2) + (g.clone() * g).mul_scalar(1.0 - beta2);
-                let steps = self.updates as f64;
-                let unbias1 = 1.0 - beta1.powf(steps);
-                let unbias2 = 1.0 - beta2.powf(steps);
-                let root = second.clone().div_scalar(unbias2).sqrt().add_scalar(epsilon);
-                let step = first.clone().div_scalar(unbias1) / root;
-                let kept = if coupled { w } else { w.mul_scalar(1.0 - rate * decay) };
-                (Moments { first, second }, kept - step.mul_scalar(rate))
+                let [w, first, second] = adam(w, g, first, second, &step);
+                (Moments { first, second }, w)
             }
         };
         self.moments.insert(name.to_owned(), moments);
@@ -211,7 +200,7 @@ impl Optimizer {
 
 struct Stepper<'a> {
     optimizer: &'a mut Optimizer,
-    gradients: &'a NamedGradients,
+    gradients: &'a mut NamedGradients,
     learning_rate: f64,
     prefix: &'a str,
 }
@@ -219,10 +208,10 @@ struct Stepper<'a> {
 impl UpdateTensor for Stepper<'_> {
     fn update<const D: usize>(&mut self, name: &str, _trainable: bool, tensor: Tensor<D>) -> Tensor<D> {
         let name = format!("{}{name}", self.prefix);
-        let Some(gradient) = self.gradients.by_name.get(&name) else { return tensor };
+        let Some(gradient) = self.gradients.by_name.remove(&name) else { return tensor };
         let shape = tensor.dims();
         let flat: Tensor<1> = tensor.inner().reshape([-1]);
-        let moved = self.optimizer.step(&name, flat, gradient.clone(), D >= 2, self.learning_rate);
+        let moved = self.optimizer.step(&name, flat, gradient, D >= 2, self.learning_rate);
         Tensor::from_inner(moved.reshape(shape))
     }
 }

@@ -1,7 +1,8 @@
 //! The training loop: stages, epochs, updates; evaluation and checkpoints between them.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::Instant;
 
 use burn::tensor::Device;
 
@@ -13,7 +14,8 @@ use super::metrics::{Event, Metrics};
 use super::optimizer::{NamedGradients, Optimizer};
 use super::pipeline::{Objective, Pipeline, Stage};
 use super::prepare::{FRAME_RATE, Prepared};
-use super::step::{Losses, forward_backward};
+use super::profile::{Part, Profile};
+use super::step::{Losses, Place, forward_backward};
 use super::stream::{Assembler, Batch, Stream};
 use super::student;
 use crate::device::DeviceChoice;
@@ -21,7 +23,7 @@ use crate::distill::Bridge;
 use crate::error::{Error, Result};
 use crate::models::parameters::{self, HostTensor};
 use crate::models::{BatchStatistics, Model, TrainState};
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::random::Random;
 use crate::signal::Stop;
 
@@ -38,25 +40,32 @@ pub struct Outcome {
     pub already_done: bool,
 }
 
-/// Runs a pipeline into the directory `out`, from the start or (`resume`) from its newest checkpoint.
+/// How a pipeline is run; none of it changes the result.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The run's directory.
+    pub out: PathBuf,
+    /// Go on from the newest checkpoint.
+    pub resume: bool,
+    /// Where to compute.
+    pub device: DeviceChoice,
+    /// Measure where the time goes.
+    pub profile: bool,
+}
+
+/// Runs a pipeline, from the start or (`resume`) from its newest checkpoint.
 ///
 /// # Errors
 /// Whatever does not fit, before any work; later a damaged shard, a full disk, a loss that stays
 /// non-finite, or a signal. The newest checkpoint is whole in every case.
-pub fn run(
-    pipeline: &Pipeline,
-    out: &Path,
-    resume: bool,
-    device: DeviceChoice,
-    stop: &Stop,
-) -> Result<Outcome> {
+pub fn run(pipeline: &Pipeline, options: &Options, stop: &Stop) -> Result<Outcome> {
     // The pool may exist already when a program runs several pipelines; the first one sized it.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(pipeline.threads).build_global();
-    let device = device.open()?.autodiff();
+    let device = options.device.open()?.autodiff();
     let mut model = student::build(pipeline, &device)?;
     let prepared = Prepared::open(pipeline, &model)?;
     let inputs = Inputs::of(pipeline, &prepared)?;
-    let (directory, start) = RunDirectory::open(out, pipeline, &inputs, resume)?;
+    let (directory, start) = RunDirectory::open(&options.out, pipeline, &inputs, options.resume)?;
     let state = match start {
         Start::Done(outcome) => return Ok(outcome),
         Start::Fresh => None,
@@ -77,24 +86,20 @@ pub fn run(
         best: None,
         metrics,
         stop,
+        profile: Profile::new(options.profile),
     };
     match state {
         Some(state) => trainer.restore(state)?,
         None => trainer.begin_stage(),
     }
-    while trainer.position.stage < pipeline.stage.len() {
-        trainer.stage()?;
-        trainer.position = Position {
-            stage: trainer.position.stage + 1,
-            epoch: 0,
-            batch: 0,
-            stage_update: 0,
-            epoch_loss: (0.0, 0),
-            ..trainer.position.clone()
-        };
-        trainer.begin_stage();
-        trainer.checkpoint()?;
+    let (started, before) = (Instant::now(), trainer.position.update);
+    let trained = trainer.stages();
+    // A run that was stopped is as good to look at as one that ended.
+    let (wall, updates) = (started.elapsed(), trainer.position.update - before);
+    if let Some(table) = trainer.profile.finish(&options.out, wall, updates)? {
+        progress::suspend(|| eprintln!("{table}"));
     }
+    trained?;
     trainer.finish()
 }
 
@@ -111,9 +116,28 @@ pub(super) struct Trainer<'a> {
     pub(super) best: Option<BTreeMap<String, HostTensor>>,
     pub(super) metrics: Metrics,
     pub(super) stop: &'a Stop,
+    pub(super) profile: Profile,
 }
 
 impl Trainer<'_> {
+    /// Every stage from the position on.
+    fn stages(&mut self) -> Result<()> {
+        while self.position.stage < self.pipeline.stage.len() {
+            self.stage()?;
+            self.position = Position {
+                stage: self.position.stage + 1,
+                epoch: 0,
+                batch: 0,
+                stage_update: 0,
+                epoch_loss: (0.0, 0),
+                ..self.position.clone()
+            };
+            self.begin_stage();
+            self.checkpoint()?;
+        }
+        Ok(())
+    }
+
     /// A fresh optimiser, and a bridge where the stage needs one.
     pub(super) fn begin_stage(&mut self) {
         let number = self.position.stage;
@@ -171,10 +195,12 @@ impl Trainer<'_> {
         let workers = (self.pipeline.threads / 2).clamp(1, 4);
         std::thread::scope(|scope| {
             let rest = plan.get(self.position.batch..).unwrap_or_default().to_vec();
-            let mut stream = Stream::start(scope, assembler, rest, workers);
+            let mut stream = Stream::start(scope, assembler, rest, workers, &self.profile);
             let accumulate = self.settings(stage).accumulate;
             while self.position.stage_update < total {
-                let group: Vec<Batch> = stream.by_ref().take(accumulate).collect::<Result<_>>()?;
+                let group: Vec<Batch> = self.profile.time(Part::DataWait, &self.device, || {
+                    stream.by_ref().take(accumulate).collect::<Result<_>>()
+                })?;
                 if group.is_empty() {
                     break;
                 }
@@ -218,27 +244,33 @@ impl Trainer<'_> {
             let place = [position.stage as u64, position.stage_update, part as u64];
             let dropout = Random::new(self.pipeline.seed, "dropout", &place);
             let mut state = TrainState::new(self.model.config.norm().statistics, dropout);
+            let place = Place { settings: stage, device: &self.device, profile: &self.profile };
             let (loss, graph) =
-                forward_backward(&self.model, self.bridge.as_ref(), stage, batch, &mut state, &self.device)?;
+                forward_backward(&self.model, self.bridge.as_ref(), batch, &mut state, place)?;
             losses.push(loss);
             statistics.push(state.statistics);
             if let Some(graph) = graph {
-                self.collect(&mut gradients, &graph);
+                let (profile, device) = (self.profile.clone(), self.device.clone());
+                profile.time(Part::Optimizer, &device, || self.collect(&mut gradients, &graph));
             }
         }
         let loss = Losses::mean(&losses);
-        gradients.average();
-        let norm = gradients.norm();
-        let accepted = loss.total.is_finite() && norm.is_finite();
-        if accepted {
-            if settings.gradient_clip > 0.0 && norm > settings.gradient_clip {
-                gradients.scale(settings.gradient_clip / norm);
+        let (profile, device) = (self.profile.clone(), self.device.clone());
+        let (norm, accepted) = profile.time(Part::Optimizer, &device, || {
+            gradients.average();
+            let norm = gradients.norm();
+            let accepted = loss.total.is_finite() && norm.is_finite();
+            if accepted {
+                if settings.gradient_clip > 0.0 && norm > settings.gradient_clip {
+                    gradients.scale(settings.gradient_clip / norm);
+                }
+                self.apply(gradients, rate);
+                for statistics in statistics {
+                    self.model.apply_statistics(statistics, self.model.config.momentum())?;
+                }
             }
-            self.apply(&gradients, rate);
-            for statistics in statistics {
-                self.model.apply_statistics(statistics, self.model.config.momentum())?;
-            }
-        }
+            Ok::<_, Error>((norm, accepted))
+        })?;
         self.count(stage, loss, norm, rate, accepted, &names)?;
         Ok(loss)
     }
@@ -252,13 +284,13 @@ impl Trainer<'_> {
         gradients.batch_done();
     }
 
-    fn apply(&mut self, gradients: &NamedGradients, rate: f64) {
+    fn apply(&mut self, mut gradients: NamedGradients, rate: f64) {
         self.optimizer.begin_step();
         let network = self.model.network.clone();
-        self.model.network = parameters::map(network, &mut self.optimizer.stepper(gradients, rate, ""));
+        self.model.network = parameters::map(network, &mut self.optimizer.stepper(&mut gradients, rate, ""));
         if let Some(bridge) = self.bridge.take() {
             self.bridge =
-                Some(parameters::map(bridge, &mut self.optimizer.stepper(gradients, rate, "bridge.")));
+                Some(parameters::map(bridge, &mut self.optimizer.stepper(&mut gradients, rate, "bridge.")));
         }
     }
 
@@ -282,7 +314,8 @@ impl Trainer<'_> {
             position.rejected += 1;
             position.rejected_in_a_row += 1;
         }
-        self.metrics.write(&Event::Step {
+        let (profile, device) = (self.profile.clone(), self.device.clone());
+        let event = Event::Step {
             stage: position.stage,
             objective: stage.objective.to_string(),
             update: position.update,
@@ -294,7 +327,8 @@ impl Trainer<'_> {
             gradient_norm: norm,
             learning_rate: rate,
             rejected: !accepted,
-        })?;
+        };
+        profile.time(Part::Log, &device, || self.metrics.write(&event))?;
         if accepted {
             return Ok(());
         }

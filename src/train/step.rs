@@ -3,6 +3,7 @@
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
 use super::pipeline::{Objective, Stage};
+use super::profile::{Part, Profile};
 use super::stream::Batch;
 use crate::distill::{Bridge, ctc_loss, rkd_loss, skd_loss};
 use crate::error::{Error, Result};
@@ -38,6 +39,17 @@ impl Losses {
     }
 }
 
+/// The stage that a batch belongs to, and where it is computed.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// The stage.
+    pub settings: &'a Stage,
+    /// Of the student.
+    pub device: &'a Device,
+    /// The clock.
+    pub profile: &'a Profile,
+}
+
 /// Forward and backward over one batch. Gradients are absent when the loss is not finite.
 ///
 /// # Errors
@@ -45,17 +57,19 @@ impl Losses {
 pub fn forward_backward(
     model: &Model,
     bridge: Option<&Bridge>,
-    settings: &Stage,
     batch: Batch,
     state: &mut TrainState,
-    device: &Device,
+    place: Place<'_>,
 ) -> Result<(Losses, Option<Gradients>)> {
+    let Place { settings, device, profile } = place;
     let rows = batch.frames.len();
     let tensor =
         |values: Vec<f32>, shape: [usize; 3]| Tensor::<3>::from_data(TensorData::new(values, shape), device);
     let bins = batch.features.len() / (rows * batch.padded_frames).max(1);
-    let features = tensor(batch.features, [rows, bins, batch.padded_frames]);
-    let output = model.forward(features, &batch.frames, Mode::Train(state));
+    let output = profile.time(Part::Forward, device, || {
+        let features = tensor(batch.features, [rows, bins, batch.padded_frames]);
+        model.forward(features, &batch.frames, Mode::Train(state))
+    });
     let [_, padded, labels] = output.logits.dims();
     if padded != batch.padded_targets {
         return Err(Error::mismatch(
@@ -68,31 +82,34 @@ pub fn forward_backward(
     let blank = model.config.labels.blank;
     let ctc = |logits: Tensor<3>| ctc_loss(logits, &output.frames, &batch.text, blank).mean();
     let mut parts: Vec<Tensor<1>> = Vec::new();
-    let total = match (settings.objective, bridge) {
-        (Objective::Rkd, Some(bridge)) => {
-            let width = batch.hidden.len() / (rows * padded).max(1);
-            let target = tensor(batch.hidden, [rows, width, padded]);
-            let weight = tensor(batch.weight, [rows, 1, padded]);
-            rkd_loss(bridge.forward(output.hidden), target, weight)
-        }
-        (Objective::Rkd, None) => return Err(Error::invalid("an rkd stage has no bridge")),
-        (Objective::Ctc, _) => ctc(output.logits),
-        (Objective::CtcSkd, _) => {
-            let mut valid = vec![0f32; rows * padded];
-            for (row, &frames) in valid.chunks_exact_mut(padded.max(1)).zip(&batch.target_frames) {
-                row[..frames].fill(1.0);
+    let (total, values) = profile.time(Part::Loss, device, || {
+        let total = match (settings.objective, bridge) {
+            (Objective::Rkd, Some(bridge)) => {
+                let width = batch.hidden.len() / (rows * padded).max(1);
+                let target = tensor(batch.hidden, [rows, width, padded]);
+                let weight = tensor(batch.weight, [rows, 1, padded]);
+                rkd_loss(bridge.forward(output.hidden), target, weight)
             }
-            let teacher = tensor(batch.posterior, [rows, padded, labels]);
-            let valid = tensor(valid, [rows, padded, 1]);
-            let skd = skd_loss(output.logits.clone(), teacher, valid, settings.temperature());
-            let ctc = ctc(output.logits);
-            parts = vec![ctc.clone(), skd.clone()];
-            ctc + skd.mul_scalar(settings.lambda())
-        }
-    };
-    // One transfer for all the numbers of the step.
-    parts.insert(0, total.clone());
-    let values: Vec<f64> = Tensor::cat(parts, 0).into_data().iter::<f32>().map(f64::from).collect();
+            (Objective::Rkd, None) => return Err(Error::invalid("an rkd stage has no bridge")),
+            (Objective::Ctc, _) => ctc(output.logits),
+            (Objective::CtcSkd, _) => {
+                let mut valid = vec![0f32; rows * padded];
+                for (row, &frames) in valid.chunks_exact_mut(padded.max(1)).zip(&batch.target_frames) {
+                    row[..frames].fill(1.0);
+                }
+                let teacher = tensor(batch.posterior, [rows, padded, labels]);
+                let valid = tensor(valid, [rows, padded, 1]);
+                let skd = skd_loss(output.logits.clone(), teacher, valid, settings.temperature());
+                let ctc = ctc(output.logits);
+                parts = vec![ctc.clone(), skd.clone()];
+                ctc + skd.mul_scalar(settings.lambda())
+            }
+        };
+        // One transfer for all the numbers of the step.
+        parts.insert(0, total.clone());
+        let values: Vec<f64> = Tensor::cat(parts, 0).into_data().iter::<f32>().map(f64::from).collect();
+        Ok((total, values))
+    })?;
     let losses = match settings.objective {
         Objective::Rkd => Losses { total: values[0], rkd: Some(values[0]), ..Losses::default() },
         Objective::Ctc => Losses { total: values[0], ctc: Some(values[0]), ..Losses::default() },
@@ -100,6 +117,7 @@ pub fn forward_backward(
             Losses { total: values[0], ctc: Some(values[1]), skd: Some(values[2]), rkd: None }
         }
     };
-    let gradients = losses.total.is_finite().then(|| total.backward());
+    let gradients =
+        losses.total.is_finite().then(|| profile.time(Part::Backward, device, || total.backward()));
     Ok((losses, gradients))
 }

@@ -10,6 +10,7 @@ use crossbeam::channel::{Receiver, bounded};
 
 use super::pipeline::{Data, Objective, Stage};
 use super::prepare::{Prepared, PreparedStage};
+use super::profile::{Part, Profile};
 use crate::error::{Error, Result};
 use crate::features::transpose;
 use crate::random::Random;
@@ -205,6 +206,7 @@ impl Stream {
         assembler: Assembler<'scope>,
         plan: Vec<Vec<usize>>,
         workers: usize,
+        profile: &Profile,
     ) -> Self {
         let left = plan.len();
         let workers = workers.clamp(1, left.max(1));
@@ -212,11 +214,13 @@ impl Stream {
         for (number, positions) in plan.into_iter().enumerate() {
             shares[number % workers].push(positions);
         }
-        let channels = shares.into_iter().map(|share| {
+        let channels = shares.into_iter().enumerate().map(|(number, share)| {
             let (sender, receiver) = bounded(AHEAD);
+            let profile = profile.clone();
             scope.spawn(move || {
                 for positions in share {
-                    let batch = assembler.assemble(&positions);
+                    let batch =
+                        profile.time_on(number + 1, Part::Assemble, || assembler.assemble(&positions));
                     let failed = batch.is_err();
                     if sender.send(batch).is_err() || failed {
                         return;

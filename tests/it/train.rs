@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, THREE_STAGES, update_of};
 use crate::harness::{contents, exits, fails, succeeds, tutornet};
 
 #[test]
@@ -100,4 +100,23 @@ fn values_beyond_all_measure_are_refused_by_key() {
         fails(&mut fixture.train(&pipeline, "extreme", &["--set", set]), &[words]);
         assert!(!fixture.at("extreme").exists(), "{set}");
     }
+}
+
+#[test]
+fn a_profile_names_every_part_and_leaves_a_trace() {
+    let fixture = Fixture::get();
+    let pipeline = fixture.pipeline("profile", THREE_STAGES);
+    let answer = succeeds(&mut fixture.train(&pipeline, "profile", &["--profile"]));
+    let answer =
+        answer.says(&["data wait", "forward", "loss", "backward", "optimizer", "dev scores", "trace.json"]);
+    let sum = answer.stderr.lines().find(|l| l.starts_with("sum ")).unwrap();
+    let share: f64 = sum.split_whitespace().last().unwrap().parse().unwrap();
+    assert!((50.0..100.01).contains(&share), "{sum}");
+    let trace = std::fs::read(fixture.at("profile/trace.json")).unwrap();
+    let trace: serde_json::Value = serde_json::from_slice(&trace).unwrap();
+    let named =
+        |name: &str| trace["traceEvents"].as_array().unwrap().iter().filter(|e| e["name"] == name).count();
+    let steps = update_of(&fixture.at("profile/metrics.jsonl"));
+    assert_eq!((named("forward"), named("backward"), named("assemble")), (steps, steps, steps));
+    succeeds(tutornet().arg("verify").arg(fixture.at("profile")));
 }
