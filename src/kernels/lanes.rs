@@ -333,3 +333,19 @@ x86_lanes!(
     _mm256_add_epi32,
     _mm256_castsi256_ps
 );
+
+/// Every width that this processor has.
+#[cfg(test)]
+pub(super) fn widths() -> Vec<Width> {
+    let mut all = vec![Width::Portable];
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            all.push(Width::Avx2);
+        }
+        if is_x86_feature_detected!("avx512f") {
+            all.push(Width::Avx512);
+        }
+    }
+    all
+}

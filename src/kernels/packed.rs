@@ -285,3 +285,64 @@ pub(super) fn transposed_product<'a>(
     }
     product
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::cast_possible_truncation, reason = "tests are of f32 values")]
+
+    use super::*;
+    use crate::random::Random;
+
+    fn noise(count: usize, seed: u64) -> Vec<f32> {
+        let mut random = Random::new(seed, "packed", &[]);
+        (0..count).map(|_| random.normal() as f32).collect()
+    }
+
+    /// Largest difference to the product in f64, beyond what is added to.
+    fn off(found: &[f32], [m, n, k]: [usize; 3], value: impl Fn(usize, usize, usize) -> f64) -> f64 {
+        let exact = |i: usize| (0..k).map(|l| value(i / n, i % n, l)).sum::<f64>();
+        assert_eq!(found.len(), m * n);
+        found.iter().enumerate().map(|(i, &f)| (f64::from(f) - exact(i)).abs()).fold(0.0, f64::max)
+    }
+
+    /// Sizes below, at and beyond those of tiles, panels and blocks.
+    #[test]
+    fn products_are_those_of_the_definition() {
+        let widths = super::super::lanes::widths();
+        for [m, n, k] in [[1, 1, 1], [8, 32, 512], [9, 33, 513], [13, 70, 40], [300, 5, 1030], [2, 31, 511]] {
+            let (left, right, turned) = (noise(m * k, 1), noise(k * n, 2), noise(k * m, 3));
+            let tolerance = 2e-5 * (k as f64).sqrt();
+            for &width in &widths {
+                let name = format!("{width:?} {m} {n} {k}");
+                let rows = |i: usize| Some(&right[i * n..(i + 1) * n]);
+                let right_at = |l: usize, c: usize| f64::from(right[l * n + c]);
+                // Rows of the left side and of the product that lie apart, added to what is there.
+                let wide: Vec<f32> =
+                    left.chunks_exact(k).flat_map(|row| [row, &[f32::NAN; 3]].concat()).collect();
+                let mut product = vec![1f32; m * (n + 2)];
+                let packed = Packed::from_rows(k, n, width, rows);
+                let out = Out { values: &mut product, stride: n + 2, accumulate: true };
+                packed.multiply(m, &wide, k + 3, out);
+                let gaps = product.chunks_exact(n + 2).flat_map(|row| &row[n..]);
+                assert!(gaps.copied().all(|v| v == 1.0), "{name}");
+                let product: Vec<f32> =
+                    product.chunks_exact(n + 2).flat_map(|row| &row[..n]).map(|v| v - 1.0).collect();
+                let at = |r: usize, c: usize, l: usize| f64::from(left[r * k + l]) * right_at(l, c);
+                assert!(off(&product, [m, n, k], at) < tolerance, "{name}");
+
+                let columns: Vec<f32> = (0..n * k).map(|i| right[i % k * n + i / k]).collect();
+                let mut again = vec![f32::NAN; m * n];
+                let packed = Packed::transposed(&columns, k, n, width);
+                packed.multiply(m, &left, k, Out { values: &mut again, stride: n, accumulate: false });
+                assert!(off(&again, [m, n, k], at) < tolerance, "{name} transposed");
+
+                // A row that is zero.
+                let product = transposed_product(&turned, [k, m, n], width, |i| rows(i).filter(|_| i != 3));
+                let at = |r: usize, c: usize, l: usize| {
+                    if l == 3 { 0.0 } else { f64::from(turned[l * m + r]) * right_at(l, c) }
+                };
+                assert!(off(&product, [m, n, k], at) < tolerance, "{name} left transposed");
+            }
+        }
+    }
+}

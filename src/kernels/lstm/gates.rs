@@ -15,13 +15,13 @@ pub(super) struct Forward<'a> {
     pub recurrent: Option<&'a [f32]>,
     /// Added to the sums; [4, hidden].
     pub bias: &'a [f32],
-    /// C, replaced by c'; [hidden].
+    /// The cell c, replaced by c'; [hidden].
     pub carried: &'a mut [f32],
-    /// C'; [hidden].
+    /// The cell c'; [hidden].
     pub cell: &'a mut [f32],
-    /// H; [hidden].
+    /// The output h; [hidden].
     pub output: &'a mut [f32],
-    /// H again, for the next step; [hidden].
+    /// The output again, for the next step; [hidden].
     pub next: &'a mut [f32],
 }
 
@@ -29,9 +29,9 @@ pub(super) struct Forward<'a> {
 pub(super) struct Backward<'a> {
     /// As the forward pass left them; [4, hidden].
     pub gates: &'a [f32],
-    /// C'; [hidden].
+    /// The cell c'; [hidden].
     pub cell: &'a [f32],
-    /// C; none at the start; [hidden].
+    /// The cell c; none at the start; [hidden].
     pub previous: Option<&'a [f32]>,
     /// The gradient of h from above; [hidden].
     pub above: &'a [f32],

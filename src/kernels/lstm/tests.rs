@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 
 use super::cpu::{self, Sizes, Weights};
 use super::*;
-use crate::kernels::lanes::{Width, sigmoid, tanh};
+use crate::kernels::lanes::{Width, sigmoid, tanh, widths};
 use crate::random::Random;
 
 const GOLDEN: &[u8] =
@@ -258,20 +258,6 @@ fn bits(case: &Case, width: Width, threads: usize) -> Vec<Vec<f32>> {
         }
         all
     })
-}
-
-fn widths() -> Vec<Width> {
-    let mut all = vec![Width::Portable];
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            all.push(Width::Avx2);
-        }
-        if is_x86_feature_detected!("avx512f") {
-            all.push(Width::Avx512);
-        }
-    }
-    all
 }
 
 #[test]
