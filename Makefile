@@ -33,15 +33,15 @@ $(BUILT): FORCE
 DEMO := runs/demo
 DEMO_TREE := tests/corpus/LibriSpeech
 DEMO_SETS := dev-clean dev-other test-clean test-other
-DEMO_STUDENTS := ctc skd rkd-skd
-DEMO_RUNS := $(DEMO_STUDENTS) teacher
+DEMO_CNNS := ctc skd rkd-skd teacher
+DEMO_RNNS := rnn-ctc rnn-rkd-skd teacher
+DEMO_RUNS := $(sort $(DEMO_CNNS) $(DEMO_RNNS))
 DEMO_CORPORA := $(foreach set,train $(DEMO_SETS),$(DEMO)/corpus/$(set)/corpus.toml)
-DEMO_REPORT := $(DEMO)/report/report.md
+DEMO_REPORTS := $(DEMO)/report-rnn/report.md $(DEMO)/report/report.md
 
-demo: $(DEMO_REPORT) ## Teacher, cache and three students on tests/corpus; prints the table
-	@cat $(DEMO_REPORT)
-	@echo
-	@for plot in $(DEMO)/report/*.svg; do echo "plot: $$plot"; done
+demo: $(DEMO_REPORTS) ## Teacher, cache, convolutional and recurrent students on tests/corpus; prints the tables
+	@for report in $(DEMO_REPORTS); do cat $$report; echo; done
+	@for plot in $(DEMO)/report*/*.svg; do echo "plot: $$plot"; done
 
 demo-clean: ## Forgets the demo's results
 	rm -rf $(DEMO)
@@ -75,7 +75,7 @@ endef
 
 $(DEMO_RUNS:%=$(DEMO)/%/.done): $(DEMO)/%/.done: pipelines/demo-%.toml $(DEMO_CORPORA) | $(TUTORNET)
 	$(call train,$<,$(@D),cpu,$(filter %.toml,$^))
-$(DEMO)/skd/.done $(DEMO)/rkd-skd/.done: $(DEMO)/cache/manifest.toml
+$(DEMO)/skd/.done $(DEMO)/rkd-skd/.done $(DEMO)/rnn-rkd-skd/.done: $(DEMO)/cache/manifest.toml
 
 $(DEMO)/cache/manifest.toml: $(DEMO)/teacher/.done $(DEMO)/corpus/train/corpus.toml | $(TUTORNET)
 	@if [ -e $@ ]; then rm -rf $(@D); fi
@@ -89,8 +89,11 @@ $(DEMO_RUNS:%=$(DEMO)/%/scores/.done): $(DEMO)/%/scores/.done: $(DEMO)/%/.done $
 		echo "$* on $$set: $${line%%$$'\n'*}"; done
 	@touch $@
 
-$(DEMO_REPORT): $(DEMO_RUNS:%=$(DEMO)/%/scores/.done) | $(TUTORNET)
-	@$(TUTORNET) -q report $(DEMO_RUNS:%=$(DEMO)/%) --out $(@D) --title "Demo: one student, trained three ways" > /dev/null
+$(DEMO)/report/report.md: $(DEMO_CNNS:%=$(DEMO)/%/scores/.done) | $(TUTORNET)
+	@$(TUTORNET) -q report $(DEMO_CNNS:%=$(DEMO)/%) --out $(@D) --title "Demo: one student, trained three ways" > /dev/null
+
+$(DEMO)/report-rnn/report.md: $(DEMO_RNNS:%=$(DEMO)/%/scores/.done) | $(TUTORNET)
+	@$(TUTORNET) -q report $(DEMO_RNNS:%=$(DEMO)/%) --out $(@D) --title "Demo: a recurrent student of the convolutional teacher" > /dev/null
 
 # ---------------------------------------------------------------------------------------------
 # Your own experiments.

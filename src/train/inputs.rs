@@ -4,6 +4,7 @@
 //! run would then be neither the earlier one nor a new one.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -43,8 +44,8 @@ impl Inputs {
         let corpora = corpora.map(|corpus| (name(corpus.dir()), corpus.identity())).collect();
         let mut caches = BTreeMap::new();
         for dir in pipeline.stage.iter().flat_map(|stage| &stage.teacher) {
-            if !caches.contains_key(&name(dir)) {
-                caches.insert(name(dir), files::blake3_file(&dir.join(manifest::MANIFEST))?);
+            if let Entry::Vacant(place) = caches.entry(name(dir)) {
+                place.insert(files::blake3_file(&dir.join(manifest::MANIFEST))?);
             }
         }
         let student = Path::new(&pipeline.student.preset);

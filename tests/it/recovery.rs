@@ -204,19 +204,26 @@ fn a_corpus_or_cache_made_anew_is_not_resumed_on() {
 #[test]
 fn a_stop_during_scoring_keeps_the_epoch() {
     let fixture = Fixture::get();
-    let pipeline = fixture.pipeline("scoring", "objective = \"ctc\"\nepochs = 1");
+    let pipeline = fixture.pipeline("scoring", "objective = \"ctc\"\nmax_updates = 2");
+    // Large enough for its scoring to take a while.
+    let student = ["--set", "student.preset=jasper-mini", "--set", "student.width=0.5"];
     let whole = fixture.at("scoring-whole");
-    succeeds(&mut fixture.train(&pipeline, "scoring-whole", &[]));
+    succeeds(&mut fixture.train(&pipeline, "scoring-whole", &student));
     let last = update_of(&whole.join("metrics.jsonl"));
-    // The last step is logged right before the epoch is scored.
-    assert_eq!(stop_at(fixture, &pipeline, "scoring", last, "-TERM", &[]), Some(1));
+    // The last step is logged right before the student is scored. On a busy machine the run may end before
+    // the signal arrives: then it is tried again.
+    let stopped = (0..10).any(|_| {
+        let _ = std::fs::remove_dir_all(fixture.at("scoring"));
+        stop_at(fixture, &pipeline, "scoring", last, "-TERM", &student) == Some(1)
+    });
+    assert!(stopped, "no signal arrived in time");
     let names = |run: &str| -> Vec<String> {
         let entries = std::fs::read_dir(fixture.at(run).join("checkpoints")).unwrap();
         entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect()
     };
     assert!(names("scoring").iter().any(|n| n.contains(&format!("{last:09}"))), "{:?}", names("scoring"));
     assert!(!fixture.at("scoring/done.toml").exists());
-    succeeds(&mut fixture.train(&pipeline, "scoring", &["--resume"]));
+    succeeds(&mut fixture.train(&pipeline, "scoring", &[&student[..], &["--resume"]].concat()));
     assert_eq!(contents(&whole), contents(&fixture.at("scoring")));
 }
 
