@@ -1,0 +1,127 @@
+//! Single kernels, forward and backward. The loss is the sum of the outputs when timed, and a sum
+//! with given weights when the gradients are compared.
+
+use std::time::Instant;
+
+use burn::tensor::{Device, Distribution, Tensor};
+use tutornet::kernels::{Conv1dOptions, conv1d, ctc_loss};
+
+use super::tensors::{Named, Tensors};
+use super::{Row, Work, milliseconds};
+
+fn device() -> Device {
+    Device::flex().autodiff()
+}
+
+/// Inputs of a kernel: standard normal, weights scaled so that outputs are about 1.
+pub fn prepare(row: &Row) -> Vec<Named> {
+    if row.kind == "ctc" {
+        let shape: Vec<usize> = row.get("logits");
+        return vec![Named::normal("logits", &shape, 2.0)];
+    }
+    let (x, weight, y): (Vec<usize>, Vec<usize>, Vec<usize>) = (row.get("x"), row.get("weight"), row.get("y"));
+    let fan_in: usize = weight[1..].iter().product();
+    #[expect(clippy::cast_possible_truncation, reason = "a scale")]
+    let scale = (1.0 / fan_in as f64).sqrt() as f32;
+    vec![
+        Named::normal("x", &x, 1.0),
+        Named::normal("weight", &weight, scale),
+        Named::normal("upstream", &y, 1.0),
+    ]
+}
+
+/// Milliseconds of the best of several products of square matrices, by `gemm`.
+pub fn matmul(order: usize) -> f64 {
+    let device = Device::flex();
+    let random = || Tensor::<2>::random([order, order], Distribution::Default, &device);
+    let (a, b) = (random(), random());
+    let once = || {
+        let start = Instant::now();
+        std::hint::black_box(a.clone().matmul(b.clone()));
+        milliseconds(start)
+    };
+    (0..10).map(|_| once()).fold(f64::INFINITY, f64::min)
+}
+
+/// A convolution over time.
+#[derive(Debug)]
+pub struct Conv1d {
+    x: Tensor<3>,
+    weight: Tensor<3>,
+    upstream: Tensor<3>,
+    options: Conv1dOptions,
+}
+
+impl Conv1d {
+    /// With the inputs of a file.
+    pub fn load(row: &Row, inputs: &Tensors) -> Self {
+        let [left, right]: [usize; 2] = row.get("padding");
+        let options = Conv1dOptions {
+            stride: row.get("stride"),
+            padding: (left, right),
+            dilation: row.get("dilation"),
+            groups: row.get("groups"),
+        };
+        Self {
+            x: inputs.tensor("x", &device()).require_grad(),
+            weight: inputs.tensor("weight", &device()).require_grad(),
+            upstream: inputs.tensor("upstream", &device()),
+            options,
+        }
+    }
+}
+
+impl Work for Conv1d {
+    fn run(&mut self) {
+        let y = conv1d(self.x.clone(), self.weight.clone(), &self.options);
+        std::hint::black_box(y.sum().backward());
+    }
+
+    fn outputs(&mut self) -> Vec<Named> {
+        let y = conv1d(self.x.clone(), self.weight.clone(), &self.options);
+        let gradients = (y.clone() * self.upstream.clone()).sum().backward();
+        vec![
+            Named::of("y", y.inner()),
+            Named::of("dx", self.x.grad(&gradients).expect("a gradient")),
+            Named::of("dweight", self.weight.grad(&gradients).expect("a gradient")),
+        ]
+    }
+}
+
+/// The CTC loss of a batch, log-softmax included.
+#[derive(Debug)]
+pub struct Ctc {
+    logits: Tensor<3>,
+    frames: Vec<usize>,
+    targets: Vec<Vec<u32>>,
+    blank: usize,
+}
+
+impl Ctc {
+    /// With the logits of a file; lengths and targets follow from the row.
+    pub fn load(row: &Row, inputs: &Tensors) -> Self {
+        Self {
+            logits: inputs.tensor("logits", &device()).require_grad(),
+            frames: row.get("frames"),
+            targets: row.get("targets"),
+            blank: row.get("blank"),
+        }
+    }
+
+    fn loss(&self) -> Tensor<1> {
+        ctc_loss(self.logits.clone(), &self.frames, &self.targets, self.blank)
+    }
+}
+
+impl Work for Ctc {
+    fn run(&mut self) {
+        std::hint::black_box(self.loss().sum().backward());
+    }
+
+    fn outputs(&mut self) -> Vec<Named> {
+        let loss = self.loss();
+        let gradients = loss.clone().sum().backward();
+        let gradient = self.logits.grad(&gradients).expect("a gradient");
+        vec![Named::of("loss", loss.inner()), Named::of("dlogits", gradient)]
+    }
+}
