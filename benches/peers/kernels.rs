@@ -19,7 +19,8 @@ pub fn prepare(row: &Row) -> Vec<Named> {
         let shape: Vec<usize> = row.get("logits");
         return vec![Named::normal("logits", &shape, 2.0)];
     }
-    let (x, weight, y): (Vec<usize>, Vec<usize>, Vec<usize>) = (row.get("x"), row.get("weight"), row.get("y"));
+    let (x, weight, y): (Vec<usize>, Vec<usize>, Vec<usize>) =
+        (row.get("x"), row.get("weight"), row.get("y"));
     let fan_in: usize = weight[1..].iter().product();
     #[expect(clippy::cast_possible_truncation, reason = "a scale")]
     let scale = (1.0 / fan_in as f64).sqrt() as f32;

@@ -1,0 +1,231 @@
+//! Dense convolutions over a plane (height x width), forward and both gradients, on slices.
+//!
+//! y[b, o, h, w] = sum over i, m, n of weight[o, i, m, n]
+//!                 * x[b, i, h * stride.0 + m * dilation.0 - top, w * stride.1 + n * dilation.1 - left]
+//!
+//! A convolution over time is one of height 1. Forward and dx are a [`Product`] with the padded
+//! input and the padded dy: 2 * batch * out * in * kernel * size_out FLOP each, and no more bytes
+//! than one padded copy. dx of a strided convolution falls into one product for each phase, so that no
+//! tap multiplies a zero that the stride left. dw is `dense_weight`.
+
+use rayon::prelude::*;
+
+use super::product::{Product, Shared, Strip, filled};
+
+/// Shape of a dense convolution; pairs are (height, width).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Plane {
+    pub batch: usize,
+    pub inputs: usize,
+    pub outputs: usize,
+    pub size: [usize; 2],
+    pub kernel: [usize; 2],
+    pub stride: [usize; 2],
+    pub dilation: [usize; 2],
+    /// Zeros before the first and after the last row, and column.
+    pub padding: [(usize, usize); 2],
+}
+
+impl Plane {
+    /// Rows and columns of the output.
+    pub(super) fn size_out(&self) -> [usize; 2] {
+        [0, 1].map(|d| {
+            let span = self.dilation[d] * (self.kernel[d] - 1) + 1;
+            let padded = self.size[d] + self.padding[d].0 + self.padding[d].1;
+            if padded < span { 0 } else { (padded - span) / self.stride[d] + 1 }
+        })
+    }
+
+    /// Rows and columns with the zeros around them.
+    pub(super) fn padded(&self) -> [usize; 2] {
+        [0, 1].map(|d| self.size[d] + self.padding[d].0 + self.padding[d].1)
+    }
+
+    fn taps(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
+    }
+}
+
+fn index(value: usize) -> u32 {
+    // An utterance's padded input has fewer than 2^32 values: `forward` and `input_gradient` assert it.
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+/// Planes with zeros around them, their columns parted by phase: column q * phases + p of a row lies
+/// at p * columns / phases + q.
+fn padded(
+    x: &[f32],
+    planes: usize,
+    size: [usize; 2],
+    before: [usize; 2],
+    padded: [usize; 2],
+    phases: usize,
+) -> Vec<f32> {
+    let (row, length) = (padded[1] / phases, padded[0] * padded[1]);
+    let mut out = vec![0f32; planes * length];
+    if length == 0 || size[1] == 0 {
+        return out;
+    }
+    out.par_chunks_mut(length).enumerate().for_each(|(plane, out)| {
+        for h in 0..size[0] {
+            let source = &x[(plane * size[0] + h) * size[1]..][..size[1]];
+            let out = &mut out[(h + before[0]) * padded[1]..][..padded[1]];
+            if phases == 1 {
+                out[before[1]..before[1] + size[1]].copy_from_slice(source);
+                continue;
+            }
+            for (w, &value) in source.iter().enumerate() {
+                let at = w + before[1];
+                out[at % phases * row + at / phases] = value;
+            }
+        }
+    });
+    out
+}
+
+/// y [batch, out, height_out, width_out] of x [batch, in, height, width] and
+/// weight [out, in, kernel height, kernel width].
+pub(super) fn forward(x: &[f32], weight: &[f32], plane: &Plane) -> Vec<f32> {
+    let [rows, columns] = plane.size_out();
+    let phases = plane.stride[1];
+    let [height, width] = plane.padded();
+    let width = width.next_multiple_of(phases);
+    let copy;
+    let source = if phases == 1 && plane.padding == [(0, 0); 2] {
+        x
+    } else {
+        let before = [plane.padding[0].0, plane.padding[1].0];
+        copy = padded(x, plane.batch * plane.inputs, plane.size, before, [height, width], phases);
+        &copy
+    };
+    let utterance = plane.inputs * height * width;
+    assert!(u32::try_from(utterance.max(plane.inputs * plane.taps())).is_ok(), "2^32 values an utterance");
+    let mut offsets = Vec::with_capacity(plane.inputs * plane.taps());
+    for i in 0..plane.inputs {
+        for m in 0..plane.kernel[0] {
+            for n in 0..plane.kernel[1] {
+                let at = n * plane.dilation[1];
+                let column = at % phases * (width / phases) + at / phases;
+                offsets.push(index((i * height + m * plane.dilation[0]) * width + column));
+            }
+        }
+    }
+    let terms: Vec<u32> = (0..index(offsets.len())).collect();
+    let strip = |b: usize, h: usize| Strip {
+        from: b * utterance + h * plane.stride[0] * width,
+        to: (b * plane.outputs * rows + h) * columns,
+        columns,
+    };
+    let strips: Vec<Strip> = (0..plane.batch).flat_map(|b| (0..rows).map(move |h| strip(b, h))).collect();
+    let product = Product {
+        rows: plane.outputs,
+        weights: weight,
+        weight_row: offsets.len(),
+        terms: &terms,
+        offsets: &offsets,
+        strips: &strips,
+        target_row: rows * columns,
+    };
+    let count = plane.batch * plane.outputs * rows * columns;
+    // SAFETY: the strips are the rows of every utterance's outputs, each once, and fill y.
+    unsafe { filled(count, |y| product.run(source, y)) }
+}
+
+/// dx [batch, in, height, width] of weight and dy [batch, out, height_out, width_out].
+pub(super) fn input_gradient(weight: &[f32], dy: &[f32], plane: &Plane) -> Vec<f32> {
+    let size_out = plane.size_out();
+    let [top, left] = [plane.padding[0].0, plane.padding[1].0];
+    // Row u of the padded input reads dy at u / stride - shift, shift up to this:
+    let before = [0, 1].map(|d| (plane.kernel[d] - 1) * plane.dilation[d] / plane.stride[d]);
+    let last = [0, 1].map(|d| (plane.padding[d].0 + plane.size[d]).saturating_sub(1) / plane.stride[d]);
+    let [height, width] = [0, 1].map(|d| before[d] + size_out[d].max(last[d] + 1));
+    let copy;
+    let source = if [height, width] == size_out {
+        dy
+    } else {
+        copy = padded(dy, plane.batch * plane.outputs, size_out, before, [height, width], 1);
+        &copy
+    };
+    let utterance = plane.outputs * height * width;
+    assert!(
+        u32::try_from(utterance.max(plane.outputs * plane.inputs * plane.taps())).is_ok(),
+        "2^32 values an utterance"
+    );
+    let [rows, columns] = plane.size;
+    let mut dx = vec![0f32; plane.batch * plane.inputs * rows * columns];
+    let strided = plane.stride[1] > 1;
+    for vertical in 0..plane.stride[0] {
+        for horizontal in 0..plane.stride[1] {
+            let of_phase = |d: usize, phase: usize| {
+                let (dilation, stride) = (plane.dilation[d], plane.stride[d]);
+                (0..plane.kernel[d])
+                    .filter(move |k| k * dilation % stride == phase)
+                    .map(move |k| (k, before[d] - k * dilation / stride))
+            };
+            let (mut terms, mut offsets) = (Vec::new(), Vec::new());
+            for o in 0..plane.outputs {
+                for (m, down) in of_phase(0, vertical) {
+                    for (n, right) in of_phase(1, horizontal) {
+                        let tap = m * plane.kernel[1] + n;
+                        terms.push(index(o * plane.inputs * plane.taps() + tap));
+                        offsets.push(index((o * height + down) * width + right));
+                    }
+                }
+            }
+            if terms.is_empty() {
+                continue; // The stride steps over these inputs: their gradient is zero.
+            }
+            let in_phase = |d: usize, phase: usize| {
+                (0..plane.size[d]).filter(move |u| (u + plane.padding[d].0) % plane.stride[d] == phase)
+            };
+            let phase_columns = in_phase(1, horizontal).count();
+            let Some(first) = in_phase(1, horizontal).next() else { continue };
+            let target_columns = if strided { phase_columns } else { columns };
+            let mut strips = Vec::new();
+            for b in 0..plane.batch {
+                for h in in_phase(0, vertical) {
+                    let (j, i) = ((h + top) / plane.stride[0], (first + left) / plane.stride[1]);
+                    strips.push(Strip {
+                        from: b * utterance + j * width + i,
+                        to: (b * plane.inputs * rows + h) * target_columns,
+                        columns: phase_columns,
+                    });
+                }
+            }
+            let product = Product {
+                rows: plane.inputs,
+                weights: weight,
+                weight_row: plane.taps(),
+                terms: &terms,
+                offsets: &offsets,
+                strips: &strips,
+                target_row: rows * target_columns,
+            };
+            if !strided {
+                // SAFETY: the strips are the rows of this phase, each once.
+                unsafe { product.run(source, Shared(dx.as_mut_ptr())) };
+                continue;
+            }
+            let mut phase = vec![0f32; plane.batch * plane.inputs * rows * phase_columns];
+            // SAFETY: as above.
+            unsafe { product.run(source, Shared(phase.as_mut_ptr())) };
+            let pairs = dx.par_chunks_mut(columns).zip(phase.par_chunks(phase_columns));
+            pairs.enumerate().for_each(|(row, (dx, phase))| {
+                if (row % rows + top) % plane.stride[0] == vertical {
+                    let dx = dx[first..].iter_mut().step_by(plane.stride[1]);
+                    dx.zip(phase).for_each(|(dx, &value)| *dx = value);
+                }
+            });
+        }
+    }
+    dx
+}
+
+/// x with its zeros, as [`forward`] reads it at stride 1.
+pub(super) fn padded_input<'a>(x: &'a [f32], plane: &Plane) -> std::borrow::Cow<'a, [f32]> {
+    if plane.padding == [(0, 0); 2] {
+        return x.into();
+    }
+    let before = [plane.padding[0].0, plane.padding[1].0];
+    padded(x, plane.batch * plane.inputs, plane.size, before, plane.padded(), 1).into()
+}

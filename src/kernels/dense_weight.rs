@@ -1,0 +1,180 @@
+//! The weight gradient of a dense convolution.
+//!
+//! dw[o, i, m, n] = sum over b, h, w of dy[b, o, h, w] * x[b, i, h * stride.0 + m * dilation.0 - top, ...]
+//!
+//! dy is transposed once into panels of 32 outputs, which become the columns of a tile. Its rows are
+//! neighbouring taps, read where the padded input lies; where there are no such neighbours (kernel
+//! width 1, dilation), they are neighbouring channels of a transposed input. 2 * batch * out * in *
+//! kernel * size_out FLOP; dy is read once for every [`UNITS`] rows of taps.
+
+use rayon::prelude::*;
+
+use super::dense::{Plane, padded_input};
+use super::product::{Shared, filled, tile_rows};
+use super::tile::{COLUMNS, Left, MAX_ROWS, Offsets, tile};
+
+/// Frames that are summed in registers before they join the total.
+const FRAMES: usize = 160;
+/// Most units of one task: their tiles stay in the second-level cache.
+const UNITS: usize = 128;
+
+/// One tile of dw: up to 14 rows that are read `step` apart in one array.
+#[derive(Debug, Clone, Copy)]
+struct Unit {
+    /// First value in the left array, for the first frame of the batch.
+    base: usize,
+    rows: usize,
+    /// Place in dw of the first row, and of every further one, within one output.
+    place: usize,
+    place_step: usize,
+}
+
+/// The left array and how it is walked.
+struct Walk {
+    values: Vec<f32>,
+    units: Vec<Unit>,
+    frame: usize,
+    row: usize,
+    utterance: usize,
+}
+
+std::thread_local! {
+    static TOTALS: std::cell::RefCell<Vec<f32>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+pub(super) fn weight_gradient(x: &[f32], dy: &[f32], plane: &Plane) -> Vec<f32> {
+    let [rows, columns] = plane.size_out();
+    let weights = plane.inputs * plane.kernel[0] * plane.kernel[1];
+    if plane.batch * rows * columns == 0 {
+        return vec![0f32; plane.outputs * weights];
+    }
+    let dy = panels(dy, plane.batch, plane.outputs, rows * columns);
+    let x = padded_input(x, plane);
+    let by_taps = plane.dilation[1] == 1 && plane.kernel[1] >= plane.inputs.min(6);
+    let walk = if by_taps { taps(x.into_owned(), plane) } else { channels(&x, plane) };
+    let output_panels = plane.outputs.div_ceil(COLUMNS);
+    let group = (walk.units.len() * output_panels / 8).clamp(1, UNITS);
+    let tasks: Vec<(usize, &[Unit])> = (0..output_panels)
+        .flat_map(|panel| walk.units.chunks(group).map(move |units| (panel, units)))
+        .collect();
+    let fill = |dw: Shared| {
+        tasks.par_iter().for_each(|&(panel, units)| {
+            TOTALS.with_borrow_mut(|totals| {
+                totals.resize(totals.len().max(UNITS * MAX_ROWS * COLUMNS), 0.0);
+                sum_units(&walk, units, &dy[panel * plane.batch * rows * columns * COLUMNS..], plane, totals);
+                let outputs = (plane.outputs - panel * COLUMNS).min(COLUMNS);
+                for o in 0..outputs {
+                    for (unit, tile) in units.iter().zip(totals.chunks_exact(MAX_ROWS * COLUMNS)) {
+                        for r in 0..unit.rows {
+                            let at = (panel * COLUMNS + o) * weights + unit.place + r * unit.place_step;
+                            // SAFETY: every place of dw belongs to one output and one unit.
+                            unsafe { *dw.at(at) = tile[r * COLUMNS + o] };
+                        }
+                    }
+                }
+            });
+        });
+    };
+    // SAFETY: the units of all outputs fill dw.
+    unsafe { filled(plane.outputs * weights, fill) }
+}
+
+/// The tiles of some units over the whole batch, frame after frame.
+fn sum_units(walk: &Walk, units: &[Unit], dy: &[f32], plane: &Plane, totals: &mut [f32]) {
+    let [rows, columns] = plane.size_out();
+    let pieces = columns.div_ceil(FRAMES);
+    let offsets: Vec<u32> = (0..u32::try_from(FRAMES).unwrap_or(0)).map(|t| t * 32).collect();
+    let mut first = true;
+    for b in 0..plane.batch {
+        for h in 0..rows {
+            for piece in 0..pieces {
+                let (from, to) = (piece * columns / pieces, (piece + 1) * columns / pieces);
+                let dy = &dy[((b * rows + h) * columns + from) * COLUMNS..][..(to - from) * COLUMNS];
+                let offsets = Offsets::new(&offsets[..to - from]);
+                let start = b * walk.utterance + h * walk.row + from * walk.frame;
+                for (unit, total) in units.iter().zip(totals.chunks_exact_mut(MAX_ROWS * COLUMNS)) {
+                    let left =
+                        Left { values: &walk.values[unit.base + start..], step: walk.frame, rows: unit.rows };
+                    // SAFETY: `total` holds a tile.
+                    unsafe { tile(left, dy, offsets, total.as_mut_ptr(), COLUMNS, !first) };
+                }
+                first = false;
+            }
+        }
+    }
+}
+
+/// Rows of a tile are neighbouring taps: they lie side by side in the padded input.
+fn taps(x: Vec<f32>, plane: &Plane) -> Walk {
+    let [height, width] = plane.padded();
+    let mut units = Vec::new();
+    for i in 0..plane.inputs {
+        for m in 0..plane.kernel[0] {
+            for (tap, rows) in tile_rows(plane.kernel[1]) {
+                units.push(Unit {
+                    base: (i * height + m * plane.dilation[0]) * width + tap,
+                    rows,
+                    place: (i * plane.kernel[0] + m) * plane.kernel[1] + tap,
+                    place_step: 1,
+                });
+            }
+        }
+    }
+    let (row, utterance) = (plane.stride[0] * width, plane.inputs * height * width);
+    Walk { values: x, units, frame: plane.stride[1], row, utterance }
+}
+
+/// Rows of a tile are neighbouring channels, of which a panel of the transposed input holds 32.
+fn channels(x: &[f32], plane: &Plane) -> Walk {
+    let [height, width] = plane.padded();
+    let size = height * width;
+    let values = panels(x, plane.batch, plane.inputs, size);
+    let mut units = Vec::new();
+    for panel in 0..plane.inputs.div_ceil(COLUMNS) {
+        for m in 0..plane.kernel[0] {
+            for n in 0..plane.kernel[1] {
+                for (channel, rows) in tile_rows((plane.inputs - panel * COLUMNS).min(COLUMNS)) {
+                    let tap = m * plane.dilation[0] * width + n * plane.dilation[1];
+                    units.push(Unit {
+                        base: (panel * plane.batch * size + tap) * COLUMNS + channel,
+                        rows,
+                        place: ((panel * COLUMNS + channel) * plane.kernel[0] + m) * plane.kernel[1] + n,
+                        place_step: plane.kernel[0] * plane.kernel[1],
+                    });
+                }
+            }
+        }
+    }
+    let (frame, row) = (plane.stride[1] * COLUMNS, plane.stride[0] * width * COLUMNS);
+    Walk { values, units, frame, row, utterance: size * COLUMNS }
+}
+
+/// [batch, channels, size] -> [channels / 32, batch, size, 32]; channels that are not there are zero.
+fn panels(x: &[f32], batch: usize, channels: usize, size: usize) -> Vec<f32> {
+    const BLOCK: usize = 16;
+    let count = channels.div_ceil(COLUMNS) * batch * size * COLUMNS;
+    let fill = |out: Shared| {
+        (0..channels.div_ceil(COLUMNS) * batch).into_par_iter().for_each(|at| {
+            let (panel, b) = (at / batch, at % batch);
+            let present = (channels - panel * COLUMNS).min(COLUMNS);
+            let x = &x[(b * channels + panel * COLUMNS) * size..][..present * size];
+            // SAFETY: the panel of one utterance, this task's own.
+            let out = unsafe { std::slice::from_raw_parts_mut(out.at(at * size * COLUMNS), size * COLUMNS) };
+            for (block, out) in out.chunks_mut(BLOCK * COLUMNS).enumerate() {
+                let frames = out.len() / COLUMNS;
+                for c in 0..COLUMNS {
+                    if c >= present {
+                        out[c..].iter_mut().step_by(COLUMNS).for_each(|value| *value = 0.0);
+                        continue;
+                    }
+                    let x = &x[c * size + block * BLOCK..][..frames];
+                    for (t, &value) in x.iter().enumerate() {
+                        out[t * COLUMNS + c] = value;
+                    }
+                }
+            }
+        });
+    };
+    // SAFETY: every panel of every utterance is written.
+    unsafe { filled(count, fill) }
+}
