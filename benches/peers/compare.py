@@ -2,8 +2,9 @@
 
 For every row both sides start a process of their own, read the same inputs, compute once, and what
 they computed is compared: a difference ends everything with its figure. Then rounds alternate, ours
-and theirs, each a fresh measurement in a process that is already warm. The ratio is the median over
-pairs of rounds, its spread the quartiles.
+and theirs, each a fresh measurement in a process that is already warm. A round counts as its best run,
+the one that other programs disturbed least; the ratio is the median over pairs of rounds, its spread
+the quartiles.
 """
 
 import argparse
@@ -90,7 +91,7 @@ def measure(row, arguments, directory):
         side.ask("round", seconds=arguments.seconds / 2)  # warm-up
     pairs = []
     for _ in range(arguments.rounds):
-        pairs.append([statistics.median(side.ask("round", seconds=arguments.seconds)["ms"])
+        pairs.append([min(side.ask("round", seconds=arguments.seconds)["ms"])
                       for side in (ours, theirs)])
     memory = [side.ask("memory")["kib"] / 1024 for side in (ours, theirs)]
     for side in (ours, theirs):
@@ -123,7 +124,7 @@ def matmul_peak(arguments):
     order = 2048
     sides = [Side([arguments.ours], arguments.threads),
              Side([sys.executable, str(HERE / "peer.py"), str(arguments.threads)], arguments.threads)]
-    best = min(side.ask("matmul", order=order)["ms"] for side in sides for _ in range(2))
+    best = min(side.ask("matmul", order=order)["ms"] for _ in range(4) for side in sides)
     for side in sides:
         side.close()
     return 2 * order**3 / best / 1e6

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Tensor};
-use tutornet::kernels::{Conv1dOptions, conv1d, ctc_loss};
+use tutornet::kernels::{Conv1dOptions, Conv2dOptions, conv1d, conv2d, ctc_loss};
 
 use super::tensors::{Named, Tensors};
 use super::{Row, Work, milliseconds};
@@ -44,42 +44,57 @@ pub fn matmul(order: usize) -> f64 {
     (0..10).map(|_| once()).fold(f64::INFINITY, f64::min)
 }
 
-/// A convolution over time.
+/// A convolution over time or over a plane.
 #[derive(Debug)]
-pub struct Conv1d {
-    x: Tensor<3>,
-    weight: Tensor<3>,
-    upstream: Tensor<3>,
-    options: Conv1dOptions,
+pub struct Convolution<const D: usize, O> {
+    x: Tensor<D>,
+    weight: Tensor<D>,
+    upstream: Tensor<D>,
+    options: O,
+    convolve: fn(Tensor<D>, Tensor<D>, &O) -> Tensor<D>,
 }
 
-impl Conv1d {
-    /// With the inputs of a file.
-    pub fn load(row: &Row, inputs: &Tensors) -> Self {
-        let [left, right]: [usize; 2] = row.get("padding");
-        let options = Conv1dOptions {
-            stride: row.get("stride"),
-            padding: (left, right),
-            dilation: row.get("dilation"),
-            groups: row.get("groups"),
-        };
+impl<const D: usize, O> Convolution<D, O> {
+    fn load(inputs: &Tensors, options: O, convolve: fn(Tensor<D>, Tensor<D>, &O) -> Tensor<D>) -> Self {
         Self {
             x: inputs.tensor("x", &device()).require_grad(),
             weight: inputs.tensor("weight", &device()).require_grad(),
             upstream: inputs.tensor("upstream", &device()),
             options,
+            convolve,
         }
+    }
+
+    fn forward(&self) -> Tensor<D> {
+        (self.convolve)(self.x.clone(), self.weight.clone(), &self.options)
     }
 }
 
-impl Work for Conv1d {
+/// conv1d with the inputs of a file.
+pub fn over_time(row: &Row, inputs: &Tensors) -> Convolution<3, Conv1dOptions> {
+    let [left, right]: [usize; 2] = row.get("padding");
+    let options = Conv1dOptions {
+        stride: row.get("stride"),
+        padding: (left, right),
+        dilation: row.get("dilation"),
+        groups: row.get("groups"),
+    };
+    Convolution::load(inputs, options, conv1d)
+}
+
+/// conv2d with the inputs of a file.
+pub fn over_plane(row: &Row, inputs: &Tensors) -> Convolution<4, Conv2dOptions> {
+    let options = Conv2dOptions { stride: row.get("stride"), padding: row.get("padding"), dilation: [1, 1] };
+    Convolution::load(inputs, options, conv2d)
+}
+
+impl<const D: usize, O> Work for Convolution<D, O> {
     fn run(&mut self) {
-        let y = conv1d(self.x.clone(), self.weight.clone(), &self.options);
-        std::hint::black_box(y.sum().backward());
+        std::hint::black_box(self.forward().sum().backward());
     }
 
     fn outputs(&mut self) -> Vec<Named> {
-        let y = conv1d(self.x.clone(), self.weight.clone(), &self.options);
+        let y = self.forward();
         let gradients = (y.clone() * self.upstream.clone()).sum().backward();
         vec![
             Named::of("y", y.inner()),

@@ -93,7 +93,8 @@ fn round(work: &mut dyn Work, seconds: f64) -> Vec<f64> {
 
 fn load(row: &Row, inputs: tensors::Tensors) -> Box<dyn Work> {
     match row.kind.as_str() {
-        "conv1d" => Box::new(kernels::Conv1d::load(row, &inputs)),
+        "conv1d" => Box::new(kernels::over_time(row, &inputs)),
+        "conv2d" => Box::new(kernels::over_plane(row, &inputs)),
         "ctc" => Box::new(kernels::Ctc::load(row, &inputs)),
         kind => fail(&format!("no work of kind {kind}")),
     }
@@ -101,7 +102,7 @@ fn load(row: &Row, inputs: tensors::Tensors) -> Box<dyn Work> {
 
 fn prepare(row: &Row) -> Vec<Named> {
     match row.kind.as_str() {
-        "conv1d" | "ctc" => kernels::prepare(row),
+        "conv1d" | "conv2d" | "ctc" => kernels::prepare(row),
         kind => fail(&format!("no work of kind {kind}")),
     }
 }
