@@ -9,6 +9,8 @@ mod conv2d;
 mod conv2d_backend;
 #[expect(clippy::cast_possible_truncation, reason = "sums are f64, tensors f32")]
 mod ctc;
+#[expect(clippy::cast_possible_truncation, reason = "sums are f64, tensors f32")]
+mod ctc_lattice;
 mod dense;
 mod dense_weight;
 mod extension;
