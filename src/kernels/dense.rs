@@ -41,6 +41,12 @@ impl Plane {
         [0, 1].map(|d| self.size[d] + self.padding[d].0 + self.padding[d].1)
     }
 
+    /// Whether row `m` of the kernel reads a row of the input, not a zero, for output row `h`.
+    pub(super) fn meets(&self, h: usize, m: usize) -> bool {
+        let row = h * self.stride[0] + m * self.dilation[0];
+        (self.padding[0].0..self.padding[0].0 + self.size[0]).contains(&row)
+    }
+
     fn taps(&self) -> usize {
         self.kernel[0] * self.kernel[1]
     }
@@ -49,6 +55,14 @@ impl Plane {
 fn index(value: usize) -> u32 {
     // An utterance's padded input has fewer than 2^32 values: `forward` and `input_gradient` assert it.
     u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+/// Terms of those of `count` neighbouring groups of `size` terms that `meets` accepts; of all where it
+/// accepts none, so that a zero is computed.
+fn range(count: usize, meets: impl Fn(usize) -> bool, size: usize) -> (usize, usize) {
+    let mut met = (0..count).filter(|&m| meets(m));
+    let first = met.next();
+    first.map_or((0, count * size), |first| (first * size, (met.last().unwrap_or(first) + 1) * size))
 }
 
 /// Planes with zeros around them, their columns parted by phase: column q * phases + p of a row lies
@@ -100,31 +114,39 @@ pub(super) fn forward(x: &[f32], weight: &[f32], plane: &Plane) -> Vec<f32> {
     };
     let utterance = plane.inputs * height * width;
     assert!(u32::try_from(utterance.max(plane.inputs * plane.taps())).is_ok(), "2^32 values an utterance");
-    let mut offsets = Vec::with_capacity(plane.inputs * plane.taps());
-    for i in 0..plane.inputs {
-        for m in 0..plane.kernel[0] {
+    // Rows of the kernel outermost: those that meet only zeros above or below are then left out by
+    // a range of terms.
+    let (mut terms, mut offsets) = (Vec::new(), Vec::new());
+    for m in 0..plane.kernel[0] {
+        for i in 0..plane.inputs {
             for n in 0..plane.kernel[1] {
                 let at = n * plane.dilation[1];
                 let column = at % phases * (width / phases) + at / phases;
                 offsets.push(index((i * height + m * plane.dilation[0]) * width + column));
+                terms.push(index((i * plane.kernel[0] + m) * plane.kernel[1] + n));
             }
         }
     }
-    let terms: Vec<u32> = (0..index(offsets.len())).collect();
-    let strip = |b: usize, h: usize| Strip {
-        from: b * utterance + h * plane.stride[0] * width,
-        to: (b * plane.outputs * rows + h) * columns,
-        columns,
+    let of_row = plane.inputs * plane.kernel[1];
+    let strip = |b: usize, h: usize| {
+        let meets = |m: usize| plane.meets(h, m);
+        Strip {
+            from: b * utterance + h * plane.stride[0] * width,
+            to: (b * plane.outputs * rows + h) * columns,
+            columns,
+            terms: range(plane.kernel[0], meets, of_row),
+        }
     };
     let strips: Vec<Strip> = (0..plane.batch).flat_map(|b| (0..rows).map(move |h| strip(b, h))).collect();
     let product = Product {
         rows: plane.outputs,
         weights: weight,
-        weight_row: offsets.len(),
+        weight_row: terms.len(),
         terms: &terms,
         offsets: &offsets,
         strips: &strips,
         target_row: rows * columns,
+        gather: plane.taps() == 1,
     };
     let count = plane.batch * plane.outputs * rows * columns;
     // SAFETY: the strips are the rows of every utterance's outputs, each once, and fill y.
@@ -163,8 +185,9 @@ pub(super) fn input_gradient(weight: &[f32], dy: &[f32], plane: &Plane) -> Vec<f
                     .map(move |k| (k, before[d] - k * dilation / stride))
             };
             let (mut terms, mut offsets) = (Vec::new(), Vec::new());
-            for o in 0..plane.outputs {
-                for (m, down) in of_phase(0, vertical) {
+            let rows_of_phase: Vec<(usize, usize)> = of_phase(0, vertical).collect();
+            for &(m, down) in &rows_of_phase {
+                for o in 0..plane.outputs {
                     for (n, right) in of_phase(1, horizontal) {
                         let tap = m * plane.kernel[1] + n;
                         terms.push(index(o * plane.inputs * plane.taps() + tap));
@@ -172,6 +195,7 @@ pub(super) fn input_gradient(weight: &[f32], dy: &[f32], plane: &Plane) -> Vec<f
                     }
                 }
             }
+            let of_row = plane.outputs * of_phase(1, horizontal).count();
             if terms.is_empty() {
                 continue; // The stride steps over these inputs: their gradient is zero.
             }
@@ -185,10 +209,13 @@ pub(super) fn input_gradient(weight: &[f32], dy: &[f32], plane: &Plane) -> Vec<f
             for b in 0..plane.batch {
                 for h in in_phase(0, vertical) {
                     let (j, i) = ((h + top) / plane.stride[0], (first + left) / plane.stride[1]);
+                    let meets =
+                        |m: usize| (before[0]..before[0] + size_out[0]).contains(&(j + rows_of_phase[m].1));
                     strips.push(Strip {
                         from: b * utterance + j * width + i,
                         to: (b * plane.inputs * rows + h) * target_columns,
                         columns: phase_columns,
+                        terms: range(rows_of_phase.len(), meets, of_row),
                     });
                 }
             }
@@ -200,6 +227,7 @@ pub(super) fn input_gradient(weight: &[f32], dy: &[f32], plane: &Plane) -> Vec<f
                 offsets: &offsets,
                 strips: &strips,
                 target_row: rows * target_columns,
+                gather: plane.taps() == 1,
             };
             if !strided {
                 // SAFETY: the strips are the rows of this phase, each once.

@@ -14,7 +14,7 @@ use super::product::{Shared, filled, tile_rows};
 use super::tile::{COLUMNS, Left, MAX_ROWS, Offsets, tile};
 
 /// Frames that are summed in registers before they join the total.
-const FRAMES: usize = 160;
+const FRAMES: usize = 208;
 /// Most units of one task: their tiles stay in the second-level cache.
 const UNITS: usize = 128;
 
@@ -24,6 +24,8 @@ struct Unit {
     /// First value in the left array, for the first frame of the batch.
     base: usize,
     rows: usize,
+    /// Row of the kernel.
+    m: usize,
     /// Place in dw of the first row, and of every further one, within one output.
     place: usize,
     place_step: usize,
@@ -84,7 +86,7 @@ fn sum_units(walk: &Walk, units: &[Unit], dy: &[f32], plane: &Plane, totals: &mu
     let [rows, columns] = plane.size_out();
     let pieces = columns.div_ceil(FRAMES);
     let offsets: Vec<u32> = (0..u32::try_from(FRAMES).unwrap_or(0)).map(|t| t * 32).collect();
-    let mut first = true;
+    totals[..units.len() * MAX_ROWS * COLUMNS].fill(0.0);
     for b in 0..plane.batch {
         for h in 0..rows {
             for piece in 0..pieces {
@@ -93,12 +95,14 @@ fn sum_units(walk: &Walk, units: &[Unit], dy: &[f32], plane: &Plane, totals: &mu
                 let offsets = Offsets::new(&offsets[..to - from]);
                 let start = b * walk.utterance + h * walk.row + from * walk.frame;
                 for (unit, total) in units.iter().zip(totals.chunks_exact_mut(MAX_ROWS * COLUMNS)) {
-                    let left =
-                        Left { values: &walk.values[unit.base + start..], step: walk.frame, rows: unit.rows };
+                    if !plane.meets(h, unit.m) {
+                        continue;
+                    }
+                    let values = &walk.values[unit.base + start..];
+                    let left = Left { values, step: walk.frame, rows: unit.rows };
                     // SAFETY: `total` holds a tile.
-                    unsafe { tile(left, dy, offsets, total.as_mut_ptr(), COLUMNS, !first) };
+                    unsafe { tile(left, dy, offsets, (total.as_mut_ptr(), COLUMNS), true, false) };
                 }
-                first = false;
             }
         }
     }
@@ -114,6 +118,7 @@ fn taps(x: Vec<f32>, plane: &Plane) -> Walk {
                 units.push(Unit {
                     base: (i * height + m * plane.dilation[0]) * width + tap,
                     rows,
+                    m,
                     place: (i * plane.kernel[0] + m) * plane.kernel[1] + tap,
                     place_step: 1,
                 });
@@ -138,6 +143,7 @@ fn channels(x: &[f32], plane: &Plane) -> Walk {
                     units.push(Unit {
                         base: (panel * plane.batch * size + tap) * COLUMNS + channel,
                         rows,
+                        m,
                         place: ((panel * COLUMNS + channel) * plane.kernel[0] + m) * plane.kernel[1] + n,
                         place_step: plane.kernel[0] * plane.kernel[1],
                     });
@@ -151,7 +157,6 @@ fn channels(x: &[f32], plane: &Plane) -> Walk {
 
 /// [batch, channels, size] -> [channels / 32, batch, size, 32]; channels that are not there are zero.
 fn panels(x: &[f32], batch: usize, channels: usize, size: usize) -> Vec<f32> {
-    const BLOCK: usize = 16;
     let count = channels.div_ceil(COLUMNS) * batch * size * COLUMNS;
     let fill = |out: Shared| {
         (0..channels.div_ceil(COLUMNS) * batch).into_par_iter().for_each(|at| {
@@ -160,21 +165,33 @@ fn panels(x: &[f32], batch: usize, channels: usize, size: usize) -> Vec<f32> {
             let x = &x[(b * channels + panel * COLUMNS) * size..][..present * size];
             // SAFETY: the panel of one utterance, this task's own.
             let out = unsafe { std::slice::from_raw_parts_mut(out.at(at * size * COLUMNS), size * COLUMNS) };
-            for (block, out) in out.chunks_mut(BLOCK * COLUMNS).enumerate() {
-                let frames = out.len() / COLUMNS;
-                for c in 0..COLUMNS {
-                    if c >= present {
-                        out[c..].iter_mut().step_by(COLUMNS).for_each(|value| *value = 0.0);
-                        continue;
-                    }
-                    let x = &x[c * size + block * BLOCK..][..frames];
-                    for (t, &value) in x.iter().enumerate() {
-                        out[t * COLUMNS + c] = value;
-                    }
-                }
+            if present < COLUMNS {
+                out.fill(0.0);
             }
+            transpose(x, size, out);
         });
     };
     // SAFETY: every panel of every utterance is written.
     unsafe { filled(count, fill) }
+}
+
+/// out[t, c] = x[c, t], where out has rows of [`COLUMNS`]; four by four, so that stores are as wide as loads.
+fn transpose(x: &[f32], size: usize, out: &mut [f32]) {
+    let channels = x.len() / size;
+    for c in (0..channels - channels % 4).step_by(4) {
+        let rows: [&[f32]; 4] = std::array::from_fn(|r| &x[(c + r) * size..(c + r + 1) * size]);
+        for t in (0..size - size % 4).step_by(4) {
+            let block: [[f32; 4]; 4] = std::array::from_fn(|i| std::array::from_fn(|r| rows[r][t + i]));
+            for (i, values) in block.iter().enumerate() {
+                out[(t + i) * COLUMNS + c..][..4].copy_from_slice(values);
+            }
+        }
+        for t in size - size % 4..size {
+            rows.iter().enumerate().for_each(|(r, row)| out[t * COLUMNS + c + r] = row[t]);
+        }
+    }
+    for c in channels - channels % 4..channels {
+        let row = &x[c * size..(c + 1) * size];
+        row.iter().zip(out[c..].iter_mut().step_by(COLUMNS)).for_each(|(&value, out)| *out = value);
+    }
 }

@@ -3,20 +3,23 @@
 //!
 //! target[to + m * row + j] = sum over k of weights[term[k] + m * weight_row] * source[from + offset[k] + j]
 //!
-//! for every strip (from, to, columns) and j < columns. Nothing is unrolled in memory (no im2col):
+//! for every strip (from, to, columns) and j < columns, over those k that the strip names. Nothing is unrolled in memory (no im2col):
 //! a tap is an offset into the padded input. Traffic: the weights once for every chunk of columns,
 //! the input once for every 512 rows.
 
 use rayon::prelude::*;
 
-use super::tile::{COLUMNS, Left, MAX_ROWS, Offsets, tile};
+use super::tile::{COLUMNS, HALF, Left, MAX_ROWS, Offsets, tile};
 
-/// Terms of the sum that are handled at once: 256 rows of 32 columns are the first-level cache.
+/// Terms of the sum that are handled at once: 256 rows of 32 columns stay in the first-level cache.
 const TERMS: usize = 256;
-/// Rows of weights that are packed at once, 512 KiB with [`TERMS`] terms.
+/// Weights of at most so many values are packed once, for all tasks; larger ones by each task for its rows,
+/// so that they pass through memory once.
+const PACKED: usize = 2 << 20;
+/// Rows of one task, so that its packed weights stay in the second-level cache.
 const BLOCK_ROWS: usize = 512;
-/// Columns are copied into one panel when at least so many tiles read it.
-const PANEL_READERS: usize = 5;
+/// Tiles of the result that one task computes, about; the tasks are cut alike whatever the threads.
+const TASK_TILES: usize = 256;
 
 /// Neighbouring columns of the result that read neighbouring values.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +27,8 @@ pub(super) struct Strip {
     pub from: usize,
     pub to: usize,
     pub columns: usize,
+    /// First and end of the terms that can differ from zero here; at least one.
+    pub terms: (usize, usize),
 }
 
 /// See the module.
@@ -36,6 +41,8 @@ pub(super) struct Product<'a> {
     pub offsets: &'a [u32],
     pub strips: &'a [Strip],
     pub target_row: usize,
+    /// Copy the values under a tile together before its use: for offsets that lie far apart.
+    pub gather: bool,
 }
 
 /// A pointer that tasks share; they write to different places.
@@ -81,7 +88,7 @@ impl Product<'_> {
     /// # Safety
     /// `target` must be valid for what the strips and rows reach, each place reached once.
     pub(super) unsafe fn run(&self, source: &[f32], target: Shared) {
-        let tiles: Vec<Strip> = self
+        let columns: Vec<Strip> = self
             .strips
             .iter()
             .flat_map(|s| {
@@ -89,86 +96,119 @@ impl Product<'_> {
                     from: s.from + j,
                     to: s.to + j,
                     columns: (s.columns - j).min(COLUMNS),
+                    terms: s.terms,
                 })
             })
             .collect();
-        if tiles.is_empty() || self.rows == 0 {
+        let rows: Vec<(usize, usize)> = tile_rows(self.rows).collect();
+        if columns.is_empty() || rows.is_empty() {
             return;
         }
-        // Tasks for two to eight threads; many columns first, because each task packs its weights.
-        let chunks = (tiles.len() / 24).clamp(1, 16);
-        let blocks = self.rows.div_ceil(BLOCK_ROWS).max((8 / chunks).min(self.rows.div_ceil(64)));
-        let per_chunk = tiles.len().div_ceil(chunks);
-        let tasks: Vec<(usize, &[Strip])> =
-            (0..blocks).flat_map(|block| tiles.chunks(per_chunk).map(move |chunk| (block, chunk))).collect();
-        tasks.into_par_iter().for_each(|(block, chunk)| {
-            let rows = (block * self.rows / blocks, (block + 1) * self.rows / blocks);
-            SCRATCH.with_borrow_mut(|(packed, panel)| {
+        let once = self.rows * self.terms.len() <= PACKED;
+        let packed = if once { self.pack_all(&rows) } else { Vec::new() };
+        let packed = once.then_some(&packed[..]);
+        let most = (BLOCK_ROWS / MAX_ROWS).min(if once { rows.len() } else { rows.len().div_ceil(8) });
+        let blocks = rows.len().div_ceil(most.max(1));
+        let block = rows.len().div_ceil(blocks);
+        let chunk = if once { (TASK_TILES / block).max(4) } else { columns.len() };
+        let tasks: Vec<_> =
+            rows.chunks(block).flat_map(|rows| columns.chunks(chunk).map(move |c| (rows, c))).collect();
+        tasks.into_par_iter().for_each(|(rows, columns)| {
+            SCRATCH.with_borrow_mut(|scratch| {
                 // SAFETY: different tasks have different rows or different columns.
-                unsafe { self.task(rows, chunk, source, target, packed, panel) }
+                unsafe { self.task(rows, columns, packed, source, target, scratch) }
             });
         });
     }
 
+    /// All weights, block of terms by block of terms, tile by tile.
+    fn pack_all(&self, rows: &[(usize, usize)]) -> Vec<f32> {
+        let mut packed = vec![0f32; self.rows * self.terms.len()];
+        packed.par_chunks_mut(self.rows * TERMS).enumerate().for_each(|(block, packed)| {
+            let from = block * TERMS;
+            self.pack(rows, from..self.terms.len().min(from + TERMS), packed);
+        });
+        packed
+    }
+
     unsafe fn task(
         &self,
-        (first, end): (usize, usize),
-        tiles: &[Strip],
+        rows: &[(usize, usize)],
+        columns: &[Strip],
+        ready: Option<&[f32]>,
         source: &[f32],
         target: Shared,
-        packed: &mut Vec<f32>,
-        panel: &mut Vec<f32>,
+        (own, panel): &mut (Vec<f32>, Vec<f32>),
     ) {
-        let rows = end - first;
-        packed.resize(packed.len().max(rows * TERMS), 0.0);
+        let first = rows.first().map_or(0, |r| r.0);
+        let height: usize = rows.iter().map(|r| r.1).sum();
+        if ready.is_none() {
+            own.resize(own.len().max(height * TERMS), 0.0);
+        }
         panel.resize(panel.len().max(COLUMNS * TERMS), 0.0);
         let in_panel: Vec<u32> = (0..u32::try_from(TERMS).unwrap_or(0)).map(|k| k * 32).collect();
-        let copies = rows.div_ceil(MAX_ROWS) >= PANEL_READERS;
-        let mut edge = [0f32; MAX_ROWS * COLUMNS];
         for from in (0..self.terms.len()).step_by(TERMS) {
             let range = from..self.terms.len().min(from + TERMS);
             let count = range.len();
-            self.pack(first, rows, range.clone(), packed);
-            let offsets = &self.offsets[range];
-            let (direct, copied) = (Offsets::new(offsets), Offsets::new(&in_panel[..count]));
-            for strip in tiles {
-                let whole = strip.columns == COLUMNS;
-                let (b, places) = if copies || strip.from + direct.reach() + COLUMNS > source.len() {
-                    copy_panel(&source[strip.from..], offsets, strip.columns, panel);
-                    (&panel[..], copied)
+            let packed = match ready {
+                Some(all) => &all[from * self.rows + first * count..],
+                None => {
+                    self.pack(rows, range.clone(), own);
+                    &own[..]
+                }
+            };
+            for strip in columns {
+                let (start, end) = (range.start.max(strip.terms.0), range.end.min(strip.terms.1));
+                if start >= end {
+                    continue;
+                }
+                let offsets = Offsets::new(&self.offsets[start..end]);
+                let beyond = strip.from + offsets.reach() + COLUMNS > source.len();
+                let (b, places) = if self.gather || beyond {
+                    gather(&source[strip.from..], &self.offsets[start..end], strip.columns, panel);
+                    (&panel[..], Offsets::new(&in_panel[..end - start]))
                 } else {
-                    (&source[strip.from..], direct)
+                    (&source[strip.from..], offsets)
                 };
-                for (row, height) in tile_rows(rows) {
-                    let left = Left { values: &packed[row * count..], step: height, rows: height };
-                    let c = target.at(strip.to + (first + row) * self.target_row);
-                    if whole {
-                        // SAFETY: a whole tile of the target, this task's own.
-                        unsafe { tile(left, b, places, c, self.target_row, from > 0) };
-                        continue;
-                    }
-                    // SAFETY: `edge` holds a tile; of the target only the strip's columns are used.
-                    unsafe {
-                        tile(left, b, places, edge.as_mut_ptr(), COLUMNS, false);
-                        for (r, edge) in edge.chunks_exact(COLUMNS).take(height).enumerate() {
-                            let c = std::slice::from_raw_parts_mut(c.add(r * self.target_row), strip.columns);
-                            for (c, value) in c.iter_mut().zip(edge) {
-                                *c = if from > 0 { *c + value } else { *value };
-                            }
-                        }
-                    }
+                for &(row, height) in rows {
+                    let values = &packed[(row - first) * count + (start - from) * height..];
+                    let left = Left { values, step: height, rows: height };
+                    let c = target.at(strip.to + row * self.target_row);
+                    // SAFETY: a part of the target that is this task's own.
+                    unsafe { self.tile_into(left, b, places, c, strip.columns, start > strip.terms.0) };
+                }
+            }
+        }
+    }
+
+    /// One tile of the target, of which only `columns` are there.
+    unsafe fn tile_into(&self, a: Left, b: &[f32], offsets: Offsets, c: *mut f32, columns: usize, add: bool) {
+        let half = columns <= HALF;
+        if columns == COLUMNS || columns == HALF {
+            // SAFETY: the caller's.
+            return unsafe { tile(a, b, offsets, (c, self.target_row), add, half) };
+        }
+        let mut edge = [0f32; MAX_ROWS * COLUMNS];
+        // SAFETY: `edge` holds a tile; of the target only what is there is used.
+        unsafe {
+            tile(a, b, offsets, (edge.as_mut_ptr(), COLUMNS), false, half);
+            for (r, edge) in edge.chunks_exact(COLUMNS).take(a.rows).enumerate() {
+                let c = std::slice::from_raw_parts_mut(c.add(r * self.target_row), columns);
+                for (c, value) in c.iter_mut().zip(edge) {
+                    *c = if add { *c + value } else { *value };
                 }
             }
         }
     }
 
     /// Weights of one block of terms, tile by tile, [term][row] within a tile.
-    fn pack(&self, first: usize, rows: usize, terms: std::ops::Range<usize>, packed: &mut [f32]) {
+    fn pack(&self, rows: &[(usize, usize)], terms: std::ops::Range<usize>, packed: &mut [f32]) {
         let count = terms.len();
         let terms = &self.terms[terms];
-        for (row, height) in tile_rows(rows) {
-            let packed = &mut packed[row * count..(row + height) * count];
-            let weights = &self.weights[(first + row) * self.weight_row..];
+        let first = rows.first().map_or(0, |r| r.0);
+        for &(row, height) in rows {
+            let packed = &mut packed[(row - first) * count..][..height * count];
+            let weights = &self.weights[row * self.weight_row..];
             for (packed, &term) in packed.chunks_exact_mut(height).zip(terms) {
                 let weights = &weights[term as usize..];
                 for (r, packed) in packed.iter_mut().enumerate() {
@@ -180,7 +220,7 @@ impl Product<'_> {
 }
 
 /// Copies the columns of one tile so that they lie together; columns beyond the strip are zero.
-fn copy_panel(source: &[f32], offsets: &[u32], columns: usize, panel: &mut [f32]) {
+fn gather(source: &[f32], offsets: &[u32], columns: usize, panel: &mut [f32]) {
     for (panel, &offset) in panel.chunks_exact_mut(COLUMNS).zip(offsets) {
         let from = offset as usize;
         if columns == COLUMNS {

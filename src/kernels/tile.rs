@@ -8,6 +8,8 @@
 
 /// Columns of a tile.
 pub(super) const COLUMNS: usize = 32;
+/// Columns of half a tile.
+pub(super) const HALF: usize = COLUMNS / 2;
 /// Rows of the largest tile: 28 of AVX-512's 32 registers hold it.
 pub(super) const MAX_ROWS: usize = 14;
 
@@ -37,15 +39,24 @@ pub(super) struct Left<'a> {
     pub rows: usize,
 }
 
-/// Computes one tile into `c`, whose rows are `step` apart; adds to it, or overwrites it.
+/// Computes one tile into `c`, whose rows are `step` apart; adds to it, or overwrites it. With
+/// `half`, only the first [`HALF`] columns.
 ///
 /// # Safety
-/// `c` must be valid for `rows` rows of [`COLUMNS`] values, and nobody else may use them meanwhile.
-pub(super) unsafe fn tile(a: Left, b: &[f32], offsets: Offsets, c: *mut f32, step: usize, add: bool) {
+/// `c` must be valid for `rows` rows of [`COLUMNS`] values ([`HALF`] with `half`), and nobody else
+/// may use them meanwhile.
+pub(super) unsafe fn tile(
+    a: Left,
+    b: &[f32],
+    offsets: Offsets,
+    (c, step): (*mut f32, usize),
+    add: bool,
+    half: bool,
+) {
     let terms = offsets.values.len();
     assert!(a.rows <= MAX_ROWS && (terms == 0 || (terms - 1) * a.step + a.rows <= a.values.len()));
     assert!(terms == 0 || offsets.reach + COLUMNS <= b.len());
-    let shape = Shape { a_step: a.step, c_step: step, add };
+    let shape = Shape { a_step: a.step, c_step: step, add, half };
     // SAFETY: the asserts bound every read, the caller vouches for `c`.
     unsafe { dispatch(a.rows, a.values.as_ptr(), b.as_ptr(), offsets.values, c, shape) }
 }
@@ -55,6 +66,7 @@ struct Shape {
     a_step: usize,
     c_step: usize,
     add: bool,
+    half: bool,
 }
 
 /// Calls `$body::<R>` for the R that equals `$rows`.
@@ -71,18 +83,22 @@ unsafe fn dispatch(rows: usize, a: *const f32, b: *const f32, offsets: &[u32], c
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") {
-            by_rows!(rows, wide(a, b, offsets, c, shape), 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+            if shape.half {
+                by_rows!(rows, wide_half(a, b, offsets, c, shape), 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+            } else {
+                by_rows!(rows, wide(a, b, offsets, c, shape), 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+            }
             return;
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return narrow_blocks(rows, |row, count, column| {
+            return narrow_blocks(rows, shape.half, |row, count, column| {
                 // SAFETY: a part of the tile that the caller vouches for.
                 let (a, b, c) = unsafe { (a.add(row), b.add(column), c.add(row * shape.c_step + column)) };
                 by_rows!(count, narrow(a, b, offsets, c, shape), 1 2 3 4 5 6);
             });
         }
     }
-    narrow_blocks(rows, |row, count, column| {
+    narrow_blocks(rows, shape.half, |row, count, column| {
         // SAFETY: as above.
         let (a, b, c) = unsafe { (a.add(row), b.add(column), c.add(row * shape.c_step + column)) };
         by_rows!(count, plain(a, b, offsets, c, shape), 1 2 3 4 5 6);
@@ -90,8 +106,8 @@ unsafe fn dispatch(rows: usize, a: *const f32, b: *const f32, offsets: &[u32], c
 }
 
 /// Cuts a tile into blocks of up to 6 x 16 for processors with 16 registers.
-fn narrow_blocks(rows: usize, block: impl Fn(usize, usize, usize)) {
-    for column in (0..COLUMNS).step_by(16) {
+fn narrow_blocks(rows: usize, half: bool, block: impl Fn(usize, usize, usize)) {
+    for column in (0..if half { HALF } else { COLUMNS }).step_by(HALF) {
         for row in (0..rows).step_by(6) {
             block(row, (rows - row).min(6), column);
         }
@@ -100,29 +116,62 @@ fn narrow_blocks(rows: usize, block: impl Fn(usize, usize, usize)) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn wide<const R: usize>(mut a: *const f32, b: *const f32, offsets: &[u32], c: *mut f32, shape: Shape) {
+unsafe fn wide<const R: usize>(a: *const f32, b: *const f32, offsets: &[u32], c: *mut f32, shape: Shape) {
+    // SAFETY: the caller's.
+    unsafe { wide_body::<R, 2>(a, b, offsets, c, shape) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn wide_half<const R: usize>(
+    a: *const f32,
+    b: *const f32,
+    offsets: &[u32],
+    c: *mut f32,
+    shape: Shape,
+) {
+    // SAFETY: the caller's.
+    unsafe { wide_body::<R, 1>(a, b, offsets, c, shape) }
+}
+
+/// R rows of V registers.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn wide_body<const R: usize, const V: usize>(
+    mut a: *const f32,
+    b: *const f32,
+    offsets: &[u32],
+    c: *mut f32,
+    shape: Shape,
+) {
     use std::arch::x86_64::*;
-    let mut sums = [[_mm512_setzero_ps(); 2]; R];
+    let mut sums = [[_mm512_setzero_ps(); V]; R];
     // SAFETY: `tile` has checked the bounds of a and b; c is the caller's.
     unsafe {
         for r in 0..R {
-            _mm_prefetch::<_MM_HINT_T0>(c.add(r * shape.c_step).cast());
-            _mm_prefetch::<_MM_HINT_T0>(c.add(r * shape.c_step + 16).cast());
+            for v in 0..V {
+                _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(r * shape.c_step + 16 * v).cast());
+            }
         }
         for &offset in offsets {
             let row = b.add(offset as usize);
-            let (low, high) = (_mm512_loadu_ps(row), _mm512_loadu_ps(row.add(16)));
+            let mut columns = [_mm512_setzero_ps(); V];
+            for v in 0..V {
+                columns[v] = _mm512_loadu_ps(row.add(16 * v));
+            }
             for r in 0..R {
                 let factor = _mm512_set1_ps(*a.add(r));
-                sums[r][0] = _mm512_fmadd_ps(factor, low, sums[r][0]);
-                sums[r][1] = _mm512_fmadd_ps(factor, high, sums[r][1]);
+                for v in 0..V {
+                    sums[r][v] = _mm512_fmadd_ps(factor, columns[v], sums[r][v]);
+                }
             }
             a = a.add(shape.a_step);
         }
         for r in 0..R {
-            for h in 0..2 {
-                let at = c.add(r * shape.c_step + 16 * h);
-                let sum = sums[r][h];
+            for v in 0..V {
+                let at = c.add(r * shape.c_step + 16 * v);
+                let sum = sums[r][v];
                 _mm512_storeu_ps(at, if shape.add { _mm512_add_ps(_mm512_loadu_ps(at), sum) } else { sum });
             }
         }
