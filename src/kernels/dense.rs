@@ -174,8 +174,10 @@ pub(super) fn input_gradient(weight: &[f32], dy: &[f32], plane: &Plane) -> Vec<f
         "2^32 values an utterance"
     );
     let [rows, columns] = plane.size;
-    let mut dx = vec![0f32; plane.batch * plane.inputs * rows * columns];
     let strided = plane.stride[1] > 1;
+    let count = plane.batch * plane.inputs * rows * columns;
+    // At stride 1 there is one phase, and it fills dx; else some places may have none.
+    let mut dx = if plane.stride == [1, 1] { Vec::with_capacity(count) } else { vec![0f32; count] };
     for vertical in 0..plane.stride[0] {
         for horizontal in 0..plane.stride[1] {
             let of_phase = |d: usize, phase: usize| {
@@ -246,6 +248,8 @@ pub(super) fn input_gradient(weight: &[f32], dy: &[f32], plane: &Plane) -> Vec<f
             });
         }
     }
+    // SAFETY: at stride 1 the strips are all rows of dx; otherwise its length is set already.
+    unsafe { dx.set_len(count) };
     dx
 }
 

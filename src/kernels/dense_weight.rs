@@ -14,9 +14,11 @@ use super::product::{Shared, filled, tile_rows};
 use super::tile::{COLUMNS, Left, MAX_ROWS, Offsets, tile};
 
 /// Frames that are summed in registers before they join the total.
-const FRAMES: usize = 208;
+const FRAMES: usize = 400;
 /// Most units of one task: their tiles stay in the second-level cache.
 const UNITS: usize = 128;
+/// Tasks, about, where there are units enough.
+const TASKS: usize = 24;
 
 /// One tile of dw: up to 14 rows that are read `step` apart in one array.
 #[derive(Debug, Clone, Copy)]
@@ -55,12 +57,12 @@ pub(super) fn weight_gradient(x: &[f32], dy: &[f32], plane: &Plane) -> Vec<f32> 
     let by_taps = plane.dilation[1] == 1 && plane.kernel[1] >= plane.inputs.min(6);
     let walk = if by_taps { taps(x.into_owned(), plane) } else { channels(&x, plane) };
     let output_panels = plane.outputs.div_ceil(COLUMNS);
-    let group = (walk.units.len() * output_panels / 8).clamp(1, UNITS);
+    let group = (walk.units.len() * output_panels).div_ceil(TASKS).clamp(1, UNITS);
     let tasks: Vec<(usize, &[Unit])> = (0..output_panels)
         .flat_map(|panel| walk.units.chunks(group).map(move |units| (panel, units)))
         .collect();
     let fill = |dw: Shared| {
-        tasks.par_iter().for_each(|&(panel, units)| {
+        tasks.par_iter().with_max_len(1).for_each(|&(panel, units)| {
             TOTALS.with_borrow_mut(|totals| {
                 totals.resize(totals.len().max(UNITS * MAX_ROWS * COLUMNS), 0.0);
                 sum_units(&walk, units, &dy[panel * plane.batch * rows * columns * COLUMNS..], plane, totals);
@@ -159,7 +161,7 @@ fn channels(x: &[f32], plane: &Plane) -> Walk {
 fn panels(x: &[f32], batch: usize, channels: usize, size: usize) -> Vec<f32> {
     let count = channels.div_ceil(COLUMNS) * batch * size * COLUMNS;
     let fill = |out: Shared| {
-        (0..channels.div_ceil(COLUMNS) * batch).into_par_iter().for_each(|at| {
+        (0..channels.div_ceil(COLUMNS) * batch).into_par_iter().with_max_len(4).for_each(|at| {
             let (panel, b) = (at / batch, at % batch);
             let present = (channels - panel * COLUMNS).min(COLUMNS);
             let x = &x[(b * channels + panel * COLUMNS) * size..][..present * size];

@@ -11,15 +11,15 @@ use rayon::prelude::*;
 
 use super::tile::{COLUMNS, HALF, Left, MAX_ROWS, Offsets, tile};
 
-/// Terms of the sum that are handled at once: 256 rows of 32 columns stay in the first-level cache.
-const TERMS: usize = 256;
+/// Terms of the sum that are handled at once: their 32 columns stay close, and a tile is stored seldom.
+const TERMS: usize = 512;
 /// Weights of at most so many values are packed once, for all tasks; larger ones by each task for its rows,
 /// so that they pass through memory once.
 const PACKED: usize = 2 << 20;
 /// Rows of one task, so that its packed weights stay in the second-level cache.
 const BLOCK_ROWS: usize = 512;
 /// Tiles of the result that one task computes, about; the tasks are cut alike whatever the threads.
-const TASK_TILES: usize = 256;
+const TASK_TILES: usize = 160;
 
 /// Neighbouring columns of the result that read neighbouring values.
 #[derive(Debug, Clone, Copy)]
@@ -113,7 +113,7 @@ impl Product<'_> {
         let chunk = if once { (TASK_TILES / block).max(4) } else { columns.len() };
         let tasks: Vec<_> =
             rows.chunks(block).flat_map(|rows| columns.chunks(chunk).map(move |c| (rows, c))).collect();
-        tasks.into_par_iter().for_each(|(rows, columns)| {
+        tasks.into_par_iter().with_max_len(1).for_each(|(rows, columns)| {
             SCRATCH.with_borrow_mut(|scratch| {
                 // SAFETY: different tasks have different rows or different columns.
                 unsafe { self.task(rows, columns, packed, source, target, scratch) }
