@@ -6,6 +6,7 @@ mod flac;
 mod golden_cache;
 mod harness;
 mod import;
+mod kernels;
 mod nemo;
 mod parity;
 mod report;
