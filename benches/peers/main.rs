@@ -7,6 +7,7 @@
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a bench that cannot go on must stop")]
 
 mod kernels;
+mod networks;
 mod tensors;
 
 use std::io::BufRead;
@@ -38,6 +39,8 @@ impl Row {
 
 /// Work that is timed, and whose results are compared before that.
 pub trait Work {
+    /// What comes before each run and is not timed.
+    fn make_ready(&mut self) {}
     /// Does the work once.
     fn run(&mut self);
     /// Does it once and gives everything it computed.
@@ -84,6 +87,7 @@ fn round(work: &mut dyn Work, seconds: f64) -> Vec<f64> {
     let begin = Instant::now();
     let mut times = Vec::new();
     while times.is_empty() || begin.elapsed() < Duration::from_secs_f64(seconds) {
+        work.make_ready();
         let start = Instant::now();
         work.run();
         times.push(milliseconds(start));
@@ -96,6 +100,8 @@ fn load(row: &Row, inputs: tensors::Tensors) -> Box<dyn Work> {
         "conv1d" => Box::new(kernels::over_time(row, &inputs)),
         "conv2d" => Box::new(kernels::over_plane(row, &inputs)),
         "ctc" => Box::new(kernels::Ctc::load(row, &inputs)),
+        "step" => Box::new(networks::Step::load(row, &inputs)),
+        "forward" => Box::new(networks::Forward::load(row, &inputs)),
         kind => fail(&format!("no work of kind {kind}")),
     }
 }
@@ -103,6 +109,7 @@ fn load(row: &Row, inputs: tensors::Tensors) -> Box<dyn Work> {
 fn prepare(row: &Row) -> Vec<Named> {
     match row.kind.as_str() {
         "conv1d" | "conv2d" | "ctc" => kernels::prepare(row),
+        "step" | "forward" => networks::prepare(row),
         kind => fail(&format!("no work of kind {kind}")),
     }
 }

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
+from networks import Forward, Step
+
 
 class Conv:
     """conv1d and conv2d without bias, forward and backward."""
@@ -70,7 +72,7 @@ class Ctc:
 
 def load(row, path):
     inputs = load_file(path)
-    return {"conv1d": Conv, "conv2d": Conv, "ctc": Ctc}[row["kind"]](row, inputs)
+    return {"conv1d": Conv, "conv2d": Conv, "ctc": Ctc, "step": Step, "forward": Forward}[row["kind"]](row, inputs)
 
 
 def matmul(order):
@@ -92,6 +94,8 @@ def rounds(work, seconds):
     begin = time.perf_counter()
     times = []
     while not times or time.perf_counter() - begin < seconds:
+        if hasattr(work, "make_ready"):
+            work.make_ready()
         start = time.perf_counter()
         work.run()
         times.append((time.perf_counter() - start) * 1e3)
