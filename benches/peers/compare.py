@@ -106,6 +106,7 @@ def measure(row, arguments, directory):
         "ratio": statistics.median(ratios),
         "ratio_quartiles": list(quartiles),
         "limit": row["limit"],
+        "limit_mib": row.get("limit_mib"),
         "gflop": row["flop"] and row["flop"] / 1e9,
         "ours_mib": memory[0],
         "peer_mib": memory[1],
@@ -120,7 +121,7 @@ def processor():
 
 
 def matmul_peak(arguments):
-    """GFLOP/s of the better of both sides' products of 2048 x 2048 matrices."""
+    """GFLOP/s of the best product of 2048 x 2048 matrices of either side."""
     order = 2048
     sides = [Side([arguments.ours], arguments.threads),
              Side([sys.executable, str(HERE / "peer.py"), str(arguments.threads)], arguments.threads)]
@@ -134,7 +135,9 @@ def print_row(row, peak):
     speed = row["gflop"] / row["ours_ms"] * 1e3 if row["gflop"] else None
     low, high = row["ratio_quartiles"]
     limit = f"{row['limit']:.2f}" if row["limit"] else "-"
-    verdict = "" if not row["limit"] or row["ratio"] <= row["limit"] else "  over"
+    verdict = "  slower than allowed" if row["limit"] and row["ratio"] > row["limit"] else ""
+    if row["limit_mib"] and row["ours_mib"] > row["limit_mib"]:
+        verdict += f"  more than {row['limit_mib']} MiB"
     print(f"{row['work']:<42}{row['ours_ms']:>10.1f}{row['peer_ms']:>12.1f}"
           f"{row['ratio']:>8.2f} ({low:.2f}-{high:.2f}){limit:>7}"
           f"{f'{speed:.0f}' if speed else '-':>9}{f'{speed / peak:.2f}' if speed else '-':>7}"

@@ -3,9 +3,9 @@
 //! dw[o, i, m, n] = sum over b, h, w of dy[b, o, h, w] * x[b, i, h * stride.0 + m * dilation.0 - top, ...]
 //!
 //! dy is transposed once into panels of 32 outputs, which become the columns of a tile. Its rows are
-//! neighbouring taps, read where the padded input lies; where there are no such neighbours (kernel
-//! width 1, dilation), they are neighbouring channels of a transposed input. 2 * batch * out * in *
-//! kernel * size_out FLOP; dy is read once for every [`UNITS`] rows of taps.
+//! neighbouring taps, which lie side by side in the padded input; where there are none (kernel width 1,
+//! dilation), neighbouring channels. 2 * batch * out * in * kernel * size_out FLOP; the panels are read
+//! once for every [`UNITS`] tiles.
 
 use rayon::prelude::*;
 
@@ -20,26 +20,18 @@ const UNITS: usize = 128;
 /// Tasks, about, where there are units enough.
 const TASKS: usize = 24;
 
-/// One tile of dw: up to 14 rows that are read `step` apart in one array.
+/// One tile of dw: up to 14 rows by 32 outputs.
 #[derive(Debug, Clone, Copy)]
 struct Unit {
-    /// First value in the left array, for the first frame of the batch.
+    /// First value in the padded input, for the first frame of the batch, and the step to the next row.
     base: usize,
+    step: usize,
     rows: usize,
     /// Row of the kernel.
     m: usize,
     /// Place in dw of the first row, and of every further one, within one output.
     place: usize,
     place_step: usize,
-}
-
-/// The left array and how it is walked.
-struct Walk {
-    values: Vec<f32>,
-    units: Vec<Unit>,
-    frame: usize,
-    row: usize,
-    utterance: usize,
 }
 
 std::thread_local! {
@@ -55,17 +47,16 @@ pub(super) fn weight_gradient(x: &[f32], dy: &[f32], plane: &Plane) -> Vec<f32> 
     let dy = panels(dy, plane.batch, plane.outputs, rows * columns);
     let x = padded_input(x, plane);
     let by_taps = plane.dilation[1] == 1 && plane.kernel[1] >= plane.inputs.min(6);
-    let walk = if by_taps { taps(x.into_owned(), plane) } else { channels(&x, plane) };
+    let units = if by_taps { taps(plane) } else { channels(plane) };
     let output_panels = plane.outputs.div_ceil(COLUMNS);
-    let group = (walk.units.len() * output_panels).div_ceil(TASKS).clamp(1, UNITS);
-    let tasks: Vec<(usize, &[Unit])> = (0..output_panels)
-        .flat_map(|panel| walk.units.chunks(group).map(move |units| (panel, units)))
-        .collect();
+    let group = (units.len() * output_panels).div_ceil(TASKS).clamp(1, UNITS);
+    let tasks: Vec<(usize, &[Unit])> =
+        (0..output_panels).flat_map(|panel| units.chunks(group).map(move |units| (panel, units))).collect();
     let fill = |dw: Shared| {
         tasks.par_iter().with_max_len(1).for_each(|&(panel, units)| {
             TOTALS.with_borrow_mut(|totals| {
                 totals.resize(totals.len().max(UNITS * MAX_ROWS * COLUMNS), 0.0);
-                sum_units(&walk, units, &dy[panel * plane.batch * rows * columns * COLUMNS..], plane, totals);
+                sum_units(&x, units, &dy[panel * plane.batch * rows * columns * COLUMNS..], plane, totals);
                 let outputs = (plane.outputs - panel * COLUMNS).min(COLUMNS);
                 for o in 0..outputs {
                     for (unit, tile) in units.iter().zip(totals.chunks_exact(MAX_ROWS * COLUMNS)) {
@@ -84,8 +75,9 @@ pub(super) fn weight_gradient(x: &[f32], dy: &[f32], plane: &Plane) -> Vec<f32> 
 }
 
 /// The tiles of some units over the whole batch, frame after frame.
-fn sum_units(walk: &Walk, units: &[Unit], dy: &[f32], plane: &Plane, totals: &mut [f32]) {
+fn sum_units(x: &[f32], units: &[Unit], dy: &[f32], plane: &Plane, totals: &mut [f32]) {
     let [rows, columns] = plane.size_out();
+    let [height, width] = plane.padded();
     let pieces = columns.div_ceil(FRAMES);
     let offsets: Vec<u32> = (0..u32::try_from(FRAMES).unwrap_or(0)).map(|t| t * 32).collect();
     totals[..units.len() * MAX_ROWS * COLUMNS].fill(0.0);
@@ -95,13 +87,14 @@ fn sum_units(walk: &Walk, units: &[Unit], dy: &[f32], plane: &Plane, totals: &mu
                 let (from, to) = (piece * columns / pieces, (piece + 1) * columns / pieces);
                 let dy = &dy[((b * rows + h) * columns + from) * COLUMNS..][..(to - from) * COLUMNS];
                 let offsets = Offsets::new(&offsets[..to - from]);
-                let start = b * walk.utterance + h * walk.row + from * walk.frame;
+                let start =
+                    (b * plane.inputs * height + h * plane.stride[0]) * width + from * plane.stride[1];
                 for (unit, total) in units.iter().zip(totals.chunks_exact_mut(MAX_ROWS * COLUMNS)) {
                     if !plane.meets(h, unit.m) {
                         continue;
                     }
-                    let values = &walk.values[unit.base + start..];
-                    let left = Left { values, step: walk.frame, rows: unit.rows };
+                    let values = &x[unit.base + start..];
+                    let left = Left { values, step: plane.stride[1], row: unit.step, rows: unit.rows };
                     // SAFETY: `total` holds a tile.
                     unsafe { tile(left, dy, offsets, (total.as_mut_ptr(), COLUMNS), true, false) };
                 }
@@ -110,8 +103,8 @@ fn sum_units(walk: &Walk, units: &[Unit], dy: &[f32], plane: &Plane, totals: &mu
     }
 }
 
-/// Rows of a tile are neighbouring taps: they lie side by side in the padded input.
-fn taps(x: Vec<f32>, plane: &Plane) -> Walk {
+/// Rows of a tile are neighbouring taps.
+fn taps(plane: &Plane) -> Vec<Unit> {
     let [height, width] = plane.padded();
     let mut units = Vec::new();
     for i in 0..plane.inputs {
@@ -119,6 +112,7 @@ fn taps(x: Vec<f32>, plane: &Plane) -> Walk {
             for (tap, rows) in tile_rows(plane.kernel[1]) {
                 units.push(Unit {
                     base: (i * height + m * plane.dilation[0]) * width + tap,
+                    step: 1,
                     rows,
                     m,
                     place: (i * plane.kernel[0] + m) * plane.kernel[1] + tap,
@@ -127,34 +121,29 @@ fn taps(x: Vec<f32>, plane: &Plane) -> Walk {
             }
         }
     }
-    let (row, utterance) = (plane.stride[0] * width, plane.inputs * height * width);
-    Walk { values: x, units, frame: plane.stride[1], row, utterance }
+    units
 }
 
-/// Rows of a tile are neighbouring channels, of which a panel of the transposed input holds 32.
-fn channels(x: &[f32], plane: &Plane) -> Walk {
+/// Rows of a tile are neighbouring channels at one tap.
+fn channels(plane: &Plane) -> Vec<Unit> {
     let [height, width] = plane.padded();
-    let size = height * width;
-    let values = panels(x, plane.batch, plane.inputs, size);
     let mut units = Vec::new();
-    for panel in 0..plane.inputs.div_ceil(COLUMNS) {
+    for (channel, rows) in tile_rows(plane.inputs) {
         for m in 0..plane.kernel[0] {
             for n in 0..plane.kernel[1] {
-                for (channel, rows) in tile_rows((plane.inputs - panel * COLUMNS).min(COLUMNS)) {
-                    let tap = m * plane.dilation[0] * width + n * plane.dilation[1];
-                    units.push(Unit {
-                        base: (panel * plane.batch * size + tap) * COLUMNS + channel,
-                        rows,
-                        m,
-                        place: ((panel * COLUMNS + channel) * plane.kernel[0] + m) * plane.kernel[1] + n,
-                        place_step: plane.kernel[0] * plane.kernel[1],
-                    });
-                }
+                let tap = m * plane.dilation[0] * width + n * plane.dilation[1];
+                units.push(Unit {
+                    base: channel * height * width + tap,
+                    step: height * width,
+                    rows,
+                    m,
+                    place: (channel * plane.kernel[0] + m) * plane.kernel[1] + n,
+                    place_step: plane.kernel[0] * plane.kernel[1],
+                });
             }
         }
     }
-    let (frame, row) = (plane.stride[1] * COLUMNS, plane.stride[0] * width * COLUMNS);
-    Walk { values, units, frame, row, utterance: size * COLUMNS }
+    units
 }
 
 /// [batch, channels, size] -> [channels / 32, batch, size, 32]; channels that are not there are zero.

@@ -172,7 +172,7 @@ impl Product<'_> {
                 };
                 for &(row, height) in rows {
                     let values = &packed[(row - first) * count + (start - from) * height..];
-                    let left = Left { values, step: height, rows: height };
+                    let left = Left { values, step: height, row: 1, rows: height };
                     let c = target.at(strip.to + row * self.target_row);
                     // SAFETY: a part of the target that is this task's own.
                     unsafe { self.tile_into(left, b, places, c, strip.columns, start > strip.terms.0) };

@@ -1,6 +1,6 @@
 //! The inner product of every dense convolution: a tile of up to 14 rows and 32 columns.
 //!
-//! c[r, j] (+)= sum over k of a[k * step + r] * b[offset[k] + j]
+//! c[r, j] (+)= sum over k of a[k * step + r * row] * b[offset[k] + j]
 //!
 //! The tile stays in registers while k runs: per k it reads 32 values of b and one of a for every row,
 //! for 64 FLOP a row. Compiled for AVX-512 and AVX2 with FMA and chosen at run time; elsewhere plain
@@ -31,11 +31,12 @@ impl<'a> Offsets<'a> {
     }
 }
 
-/// The left factor: value (k, row) lies at `k * step + row`.
+/// The left factor: value (k, r) lies at `k * step + r * row`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Left<'a> {
     pub values: &'a [f32],
     pub step: usize,
+    pub row: usize,
     pub rows: usize,
 }
 
@@ -54,9 +55,10 @@ pub(super) unsafe fn tile(
     half: bool,
 ) {
     let terms = offsets.values.len();
-    assert!(a.rows <= MAX_ROWS && (terms == 0 || (terms - 1) * a.step + a.rows <= a.values.len()));
+    let last = terms.saturating_sub(1) * a.step + a.rows.saturating_sub(1) * a.row;
+    assert!(a.rows <= MAX_ROWS && (terms == 0 || last < a.values.len()));
     assert!(terms == 0 || offsets.reach + COLUMNS <= b.len());
-    let shape = Shape { a_step: a.step, c_step: step, add, half };
+    let shape = Shape { a_step: a.step, a_row: a.row, c_step: step, add, half };
     // SAFETY: the asserts bound every read, the caller vouches for `c`.
     unsafe { dispatch(a.rows, a.values.as_ptr(), b.as_ptr(), offsets.values, c, shape) }
 }
@@ -64,6 +66,7 @@ pub(super) unsafe fn tile(
 #[derive(Clone, Copy)]
 struct Shape {
     a_step: usize,
+    a_row: usize,
     c_step: usize,
     add: bool,
     half: bool,
@@ -83,7 +86,9 @@ unsafe fn dispatch(rows: usize, a: *const f32, b: *const f32, offsets: &[u32], c
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") {
-            if shape.half {
+            if shape.a_row != 1 {
+                by_rows!(rows, wide_spread(a, b, offsets, c, shape), 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+            } else if shape.half {
                 by_rows!(rows, wide_half(a, b, offsets, c, shape), 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
             } else {
                 by_rows!(rows, wide(a, b, offsets, c, shape), 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
@@ -93,14 +98,16 @@ unsafe fn dispatch(rows: usize, a: *const f32, b: *const f32, offsets: &[u32], c
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             return narrow_blocks(rows, shape.half, |row, count, column| {
                 // SAFETY: a part of the tile that the caller vouches for.
-                let (a, b, c) = unsafe { (a.add(row), b.add(column), c.add(row * shape.c_step + column)) };
+                let (a, b, c) =
+                    unsafe { (a.add(row * shape.a_row), b.add(column), c.add(row * shape.c_step + column)) };
                 by_rows!(count, narrow(a, b, offsets, c, shape), 1 2 3 4 5 6);
             });
         }
     }
     narrow_blocks(rows, shape.half, |row, count, column| {
         // SAFETY: as above.
-        let (a, b, c) = unsafe { (a.add(row), b.add(column), c.add(row * shape.c_step + column)) };
+        let (a, b, c) =
+            unsafe { (a.add(row * shape.a_row), b.add(column), c.add(row * shape.c_step + column)) };
         by_rows!(count, plain(a, b, offsets, c, shape), 1 2 3 4 5 6);
     });
 }
@@ -118,7 +125,7 @@ fn narrow_blocks(rows: usize, half: bool, block: impl Fn(usize, usize, usize)) {
 #[target_feature(enable = "avx512f")]
 unsafe fn wide<const R: usize>(a: *const f32, b: *const f32, offsets: &[u32], c: *mut f32, shape: Shape) {
     // SAFETY: the caller's.
-    unsafe { wide_body::<R, 2>(a, b, offsets, c, shape) }
+    unsafe { wide_body::<R, 2, false>(a, b, offsets, c, shape) }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -131,14 +138,28 @@ unsafe fn wide_half<const R: usize>(
     shape: Shape,
 ) {
     // SAFETY: the caller's.
-    unsafe { wide_body::<R, 1>(a, b, offsets, c, shape) }
+    unsafe { wide_body::<R, 1, false>(a, b, offsets, c, shape) }
+}
+
+/// Rows of a that lie apart.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn wide_spread<const R: usize>(
+    a: *const f32,
+    b: *const f32,
+    offsets: &[u32],
+    c: *mut f32,
+    shape: Shape,
+) {
+    // SAFETY: the caller's.
+    unsafe { wide_body::<R, 2, true>(a, b, offsets, c, shape) }
 }
 
 /// R rows of V registers.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 #[inline]
-unsafe fn wide_body<const R: usize, const V: usize>(
+unsafe fn wide_body<const R: usize, const V: usize, const SPREAD: bool>(
     mut a: *const f32,
     b: *const f32,
     offsets: &[u32],
@@ -161,7 +182,7 @@ unsafe fn wide_body<const R: usize, const V: usize>(
                 columns[v] = _mm512_loadu_ps(row.add(16 * v));
             }
             for r in 0..R {
-                let factor = _mm512_set1_ps(*a.add(r));
+                let factor = _mm512_set1_ps(*a.add(if SPREAD { r * shape.a_row } else { r }));
                 for v in 0..V {
                     sums[r][v] = _mm512_fmadd_ps(factor, columns[v], sums[r][v]);
                 }
@@ -195,7 +216,7 @@ unsafe fn narrow<const R: usize>(
             let row = b.add(offset as usize);
             let (low, high) = (_mm256_loadu_ps(row), _mm256_loadu_ps(row.add(8)));
             for r in 0..R {
-                let factor = _mm256_set1_ps(*a.add(r));
+                let factor = _mm256_set1_ps(*a.add(r * shape.a_row));
                 sums[r][0] = _mm256_fmadd_ps(factor, low, sums[r][0]);
                 sums[r][1] = _mm256_fmadd_ps(factor, high, sums[r][1]);
             }
@@ -223,7 +244,7 @@ unsafe fn plain<const R: usize>(
     unsafe {
         for &offset in offsets {
             for (r, sums) in sums.iter_mut().enumerate() {
-                let factor = *a.add(r);
+                let factor = *a.add(r * shape.a_row);
                 for (j, sum) in sums.iter_mut().enumerate() {
                     *sum += factor * *b.add(offset as usize + j);
                 }
