@@ -9,7 +9,7 @@ import math
 def conv1d(work, batch, inputs, outputs, kernel, frames, limit, groups=1, stride=1, dilation=1):
     both = dilation * (kernel - 1)
     padding = [both // 2, both - both // 2]
-    frames_out = (frames + both - both) // stride if stride > 1 else frames
+    frames_out = -(-frames // stride)
     flop = 2 * batch * outputs * inputs // groups * kernel * frames_out
     return {
         "work": work, "kind": "conv1d", "limit": limit, "flop": 3 * flop,

@@ -82,6 +82,7 @@ macro_rules! by_rows {
     };
 }
 
+/// The widest version that the processor has.
 unsafe fn dispatch(rows: usize, a: *const f32, b: *const f32, offsets: &[u32], c: *mut f32, shape: Shape) {
     #[cfg(target_arch = "x86_64")]
     {
@@ -96,16 +97,45 @@ unsafe fn dispatch(rows: usize, a: *const f32, b: *const f32, offsets: &[u32], c
             return;
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return narrow_blocks(rows, shape.half, |row, count, column| {
-                // SAFETY: a part of the tile that the caller vouches for.
-                let (a, b, c) =
-                    unsafe { (a.add(row * shape.a_row), b.add(column), c.add(row * shape.c_step + column)) };
-                by_rows!(count, narrow(a, b, offsets, c, shape), 1 2 3 4 5 6);
-            });
+            // SAFETY: the feature was detected, the rest is the caller's.
+            return unsafe { dispatch_narrow(rows, a, b, offsets, c, shape) };
         }
     }
+    // SAFETY: the caller's.
+    unsafe { dispatch_plain(rows, a, b, offsets, c, shape) }
+}
+
+/// # Safety
+/// As for [`tile`], on a processor with AVX2 and FMA.
+#[cfg(target_arch = "x86_64")]
+unsafe fn dispatch_narrow(
+    rows: usize,
+    a: *const f32,
+    b: *const f32,
+    offsets: &[u32],
+    c: *mut f32,
+    shape: Shape,
+) {
     narrow_blocks(rows, shape.half, |row, count, column| {
-        // SAFETY: as above.
+        // SAFETY: a part of the tile that the caller vouches for.
+        let (a, b, c) =
+            unsafe { (a.add(row * shape.a_row), b.add(column), c.add(row * shape.c_step + column)) };
+        by_rows!(count, narrow(a, b, offsets, c, shape), 1 2 3 4 5 6);
+    });
+}
+
+/// # Safety
+/// As for [`tile`].
+unsafe fn dispatch_plain(
+    rows: usize,
+    a: *const f32,
+    b: *const f32,
+    offsets: &[u32],
+    c: *mut f32,
+    shape: Shape,
+) {
+    narrow_blocks(rows, shape.half, |row, count, column| {
+        // SAFETY: a part of the tile that the caller vouches for.
         let (a, b, c) =
             unsafe { (a.add(row * shape.a_row), b.add(column), c.add(row * shape.c_step + column)) };
         by_rows!(count, plain(a, b, offsets, c, shape), 1 2 3 4 5 6);
@@ -178,21 +208,20 @@ unsafe fn wide_body<const R: usize, const V: usize, const SPREAD: bool>(
         for &offset in offsets {
             let row = b.add(offset as usize);
             let mut columns = [_mm512_setzero_ps(); V];
-            for v in 0..V {
-                columns[v] = _mm512_loadu_ps(row.add(16 * v));
+            for (v, column) in columns.iter_mut().enumerate() {
+                *column = _mm512_loadu_ps(row.add(16 * v));
             }
-            for r in 0..R {
+            for (r, sums) in sums.iter_mut().enumerate() {
                 let factor = _mm512_set1_ps(*a.add(if SPREAD { r * shape.a_row } else { r }));
-                for v in 0..V {
-                    sums[r][v] = _mm512_fmadd_ps(factor, columns[v], sums[r][v]);
+                for (sum, &column) in sums.iter_mut().zip(&columns) {
+                    *sum = _mm512_fmadd_ps(factor, column, *sum);
                 }
             }
             a = a.add(shape.a_step);
         }
-        for r in 0..R {
-            for v in 0..V {
+        for (r, sums) in sums.iter().enumerate() {
+            for (v, &sum) in sums.iter().enumerate() {
                 let at = c.add(r * shape.c_step + 16 * v);
-                let sum = sums[r][v];
                 _mm512_storeu_ps(at, if shape.add { _mm512_add_ps(_mm512_loadu_ps(at), sum) } else { sum });
             }
         }
@@ -215,17 +244,16 @@ unsafe fn narrow<const R: usize>(
         for &offset in offsets {
             let row = b.add(offset as usize);
             let (low, high) = (_mm256_loadu_ps(row), _mm256_loadu_ps(row.add(8)));
-            for r in 0..R {
+            for (r, sums) in sums.iter_mut().enumerate() {
                 let factor = _mm256_set1_ps(*a.add(r * shape.a_row));
-                sums[r][0] = _mm256_fmadd_ps(factor, low, sums[r][0]);
-                sums[r][1] = _mm256_fmadd_ps(factor, high, sums[r][1]);
+                sums[0] = _mm256_fmadd_ps(factor, low, sums[0]);
+                sums[1] = _mm256_fmadd_ps(factor, high, sums[1]);
             }
             a = a.add(shape.a_step);
         }
-        for r in 0..R {
-            for h in 0..2 {
+        for (r, sums) in sums.iter().enumerate() {
+            for (h, &sum) in sums.iter().enumerate() {
                 let at = c.add(r * shape.c_step + 8 * h);
-                let sum = sums[r][h];
                 _mm256_storeu_ps(at, if shape.add { _mm256_add_ps(_mm256_loadu_ps(at), sum) } else { sum });
             }
         }
@@ -255,6 +283,54 @@ unsafe fn plain<const R: usize>(
             for (j, sum) in sums.iter().enumerate() {
                 let at = c.add(r * shape.c_step + j);
                 *at = if shape.add { *at + sum } else { *sum };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    type Version = unsafe fn(usize, *const f32, *const f32, &[u32], *mut f32, Shape);
+
+    /// Every version that this processor can run, for all heights, dense and spread rows, whole and half.
+    #[test]
+    fn all_versions_compute_the_definition() {
+        let mut versions: Vec<(&str, Version)> = vec![("widest", dispatch), ("plain", dispatch_plain)];
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            versions.push(("narrow", dispatch_narrow));
+        }
+        let mut random = Random::new(1, "tile", &[]);
+        let mut draw = |count: usize| -> Vec<f32> { (0..count).map(|_| random.normal() as f32).collect() };
+        let (a, b, before) = (draw(4000), draw(4000), draw(MAX_ROWS * 40));
+        let offsets = [0u32, 7, 3, 100, 64, 65, 1, 900, 32, 5, 11];
+        for (name, version) in versions {
+            for rows in 1..=MAX_ROWS {
+                for (a_step, a_row, half, add) in [
+                    (rows, 1, false, false),
+                    (rows, 1, true, true),
+                    (2, 130, false, true),
+                    (1, 1, false, true),
+                ] {
+                    let mut c = before.clone();
+                    let shape = Shape { a_step, a_row, c_step: 40, add, half };
+                    // SAFETY: 11 terms of 14 rows lie in `a`, offsets of 900 + 32 in `b`, 14 rows in `c`.
+                    unsafe { version(rows, a.as_ptr(), b.as_ptr(), &offsets, c.as_mut_ptr(), shape) };
+                    for (at, (&c, &before)) in c.iter().zip(&before).enumerate() {
+                        let (r, j) = (at / 40, at % 40);
+                        let inside = r < rows && j < if half { HALF } else { COLUMNS };
+                        let term = |(k, &o): (usize, &u32)| {
+                            f64::from(a[k * a_step + r * a_row]) * f64::from(b[o as usize + j])
+                        };
+                        let sum = || offsets.iter().enumerate().map(term).sum::<f64>();
+                        let kept = if add || !inside { f64::from(before) } else { 0.0 };
+                        let expected = if inside { kept + sum() } else { kept };
+                        assert!((f64::from(c) - expected).abs() < 1e-4, "{name} {rows} {a_step} {r} {j}");
+                    }
+                }
             }
         }
     }
