@@ -11,6 +11,7 @@
 use rayon::prelude::*;
 
 use super::product::{Product, Shared, Strip, filled};
+use super::scratch::Scratch;
 
 /// Shape of a dense convolution; pairs are (height, width).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,20 +75,29 @@ fn padded(
     before: [usize; 2],
     padded: [usize; 2],
     phases: usize,
-) -> Vec<f32> {
+) -> Scratch {
     let (row, length) = (padded[1] / phases, padded[0] * padded[1]);
-    let mut out = vec![0f32; planes * length];
+    let mut out = Scratch::new(planes * length);
     if length == 0 || size[1] == 0 {
+        out.fill(0.0);
         return out;
     }
     out.par_chunks_mut(length).enumerate().for_each(|(plane, out)| {
-        for h in 0..size[0] {
+        for (at, out) in out.chunks_exact_mut(padded[1]).enumerate() {
+            let Some(h) = at.checked_sub(before[0]).filter(|&h| h < size[0]) else {
+                out.fill(0.0);
+                continue;
+            };
             let source = &x[(plane * size[0] + h) * size[1]..][..size[1]];
-            let out = &mut out[(h + before[0]) * padded[1]..][..padded[1]];
             if phases == 1 {
-                out[before[1]..before[1] + size[1]].copy_from_slice(source);
+                let (left, rest) = out.split_at_mut(before[1]);
+                let (middle, right) = rest.split_at_mut(size[1]);
+                left.fill(0.0);
+                middle.copy_from_slice(source);
+                right.fill(0.0);
                 continue;
             }
+            out.fill(0.0);
             for (w, &value) in source.iter().enumerate() {
                 let at = w + before[1];
                 out[at % phases * row + at / phases] = value;
@@ -236,7 +246,8 @@ pub(super) fn input_gradient(weight: &[f32], dy: &[f32], plane: &Plane) -> Vec<f
                 unsafe { product.run(source, Shared(dx.as_mut_ptr())) };
                 continue;
             }
-            let mut phase = vec![0f32; plane.batch * plane.inputs * rows * phase_columns];
+            // Rows of other phases stay as they are and are not read.
+            let mut phase = Scratch::new(plane.batch * plane.inputs * rows * phase_columns);
             // SAFETY: as above.
             unsafe { product.run(source, Shared(phase.as_mut_ptr())) };
             let pairs = dx.par_chunks_mut(columns).zip(phase.par_chunks(phase_columns));
@@ -253,11 +264,9 @@ pub(super) fn input_gradient(weight: &[f32], dy: &[f32], plane: &Plane) -> Vec<f
     dx
 }
 
-/// x with its zeros, as [`forward`] reads it at stride 1.
-pub(super) fn padded_input<'a>(x: &'a [f32], plane: &Plane) -> std::borrow::Cow<'a, [f32]> {
-    if plane.padding == [(0, 0); 2] {
-        return x.into();
-    }
+/// x with its zeros, as [`forward`] reads it at stride 1; `None` where there are none to add.
+pub(super) fn padded_input(x: &[f32], plane: &Plane) -> Option<Scratch> {
     let before = [plane.padding[0].0, plane.padding[1].0];
-    padded(x, plane.batch * plane.inputs, plane.size, before, plane.padded(), 1).into()
+    let some = plane.padding != [(0, 0); 2];
+    some.then(|| padded(x, plane.batch * plane.inputs, plane.size, before, plane.padded(), 1))
 }

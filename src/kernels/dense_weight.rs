@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::dense::{Plane, padded_input};
 use super::product::{Shared, filled, tile_rows};
+use super::scratch::Scratch;
 use super::tile::{COLUMNS, Left, MAX_ROWS, Offsets, tile};
 
 /// Frames that are summed in registers before they join the total.
@@ -45,7 +46,8 @@ pub(super) fn weight_gradient(x: &[f32], dy: &[f32], plane: &Plane) -> Vec<f32> 
         return vec![0f32; plane.outputs * weights];
     }
     let dy = panels(dy, plane.batch, plane.outputs, rows * columns);
-    let x = padded_input(x, plane);
+    let copy = padded_input(x, plane);
+    let x = copy.as_deref().unwrap_or(x);
     let by_taps = plane.dilation[1] == 1 && plane.kernel[1] >= plane.inputs.min(6);
     let units = if by_taps { taps(plane) } else { channels(plane) };
     let output_panels = plane.outputs.div_ceil(COLUMNS);
@@ -56,7 +58,7 @@ pub(super) fn weight_gradient(x: &[f32], dy: &[f32], plane: &Plane) -> Vec<f32> 
         tasks.par_iter().with_max_len(1).for_each(|&(panel, units)| {
             TOTALS.with_borrow_mut(|totals| {
                 totals.resize(totals.len().max(UNITS * MAX_ROWS * COLUMNS), 0.0);
-                sum_units(&x, units, &dy[panel * plane.batch * rows * columns * COLUMNS..], plane, totals);
+                sum_units(x, units, &dy[panel * plane.batch * rows * columns * COLUMNS..], plane, totals);
                 let outputs = (plane.outputs - panel * COLUMNS).min(COLUMNS);
                 for o in 0..outputs {
                     for (unit, tile) in units.iter().zip(totals.chunks_exact(MAX_ROWS * COLUMNS)) {
@@ -147,23 +149,17 @@ fn channels(plane: &Plane) -> Vec<Unit> {
 }
 
 /// [batch, channels, size] -> [channels / 32, batch, size, 32]; channels that are not there are zero.
-fn panels(x: &[f32], batch: usize, channels: usize, size: usize) -> Vec<f32> {
-    let count = channels.div_ceil(COLUMNS) * batch * size * COLUMNS;
-    let fill = |out: Shared| {
-        (0..channels.div_ceil(COLUMNS) * batch).into_par_iter().with_max_len(4).for_each(|at| {
-            let (panel, b) = (at / batch, at % batch);
-            let present = (channels - panel * COLUMNS).min(COLUMNS);
-            let x = &x[(b * channels + panel * COLUMNS) * size..][..present * size];
-            // SAFETY: the panel of one utterance, this task's own.
-            let out = unsafe { std::slice::from_raw_parts_mut(out.at(at * size * COLUMNS), size * COLUMNS) };
-            if present < COLUMNS {
-                out.fill(0.0);
-            }
-            transpose(x, size, out);
-        });
-    };
-    // SAFETY: every panel of every utterance is written.
-    unsafe { filled(count, fill) }
+fn panels(x: &[f32], batch: usize, channels: usize, size: usize) -> Scratch {
+    let mut out = Scratch::new(channels.div_ceil(COLUMNS) * batch * size * COLUMNS);
+    out.par_chunks_mut((size * COLUMNS).max(1)).with_max_len(4).enumerate().for_each(|(at, out)| {
+        let (panel, b) = (at / batch, at % batch);
+        let present = (channels - panel * COLUMNS).min(COLUMNS);
+        if present < COLUMNS {
+            out.fill(0.0);
+        }
+        transpose(&x[(b * channels + panel * COLUMNS) * size..][..present * size], size, out);
+    });
+    out
 }
 
 /// out[t, c] = x[c, t], where out has rows of [`COLUMNS`]; four by four, so that stores are as wide as loads.

@@ -19,6 +19,7 @@ mod norm_backend;
 #[expect(clippy::cast_possible_truncation, reason = "sums are f64, tensors f32")]
 mod norm_cpu;
 mod product;
+mod scratch;
 mod simd;
 mod sum;
 mod tile;

@@ -9,6 +9,7 @@
 
 use rayon::prelude::*;
 
+use super::scratch::Scratch;
 use super::tile::{COLUMNS, HALF, Left, MAX_ROWS, Offsets, tile};
 
 /// Terms of the sum that are handled at once: their 32 columns stay close, and a tile is stored seldom.
@@ -105,8 +106,8 @@ impl Product<'_> {
             return;
         }
         let once = self.rows * self.terms.len() <= PACKED;
-        let packed = if once { self.pack_all(&rows) } else { Vec::new() };
-        let packed = once.then_some(&packed[..]);
+        let packed = once.then(|| self.pack_all(&rows));
+        let packed = packed.as_deref();
         let most = (BLOCK_ROWS / MAX_ROWS).min(if once { rows.len() } else { rows.len().div_ceil(8) });
         let blocks = rows.len().div_ceil(most.max(1));
         let block = rows.len().div_ceil(blocks);
@@ -122,8 +123,8 @@ impl Product<'_> {
     }
 
     /// All weights, block of terms by block of terms, tile by tile.
-    fn pack_all(&self, rows: &[(usize, usize)]) -> Vec<f32> {
-        let mut packed = vec![0f32; self.rows * self.terms.len()];
+    fn pack_all(&self, rows: &[(usize, usize)]) -> Scratch {
+        let mut packed = Scratch::new(self.rows * self.terms.len());
         packed.par_chunks_mut(self.rows * TERMS).enumerate().for_each(|(block, packed)| {
             let from = block * TERMS;
             self.pack(rows, from..self.terms.len().min(from + TERMS), packed);
