@@ -145,11 +145,12 @@ bench: ## Times what the design makes claims about
 # PEERS_PYTHON=some/python uses an interpreter that has the packages of requirements.txt already.
 PEERS_PYTHON ?= .venv-peers/bin/python
 ROWS ?=
+ROUNDS ?= 9
 
-bench-peers: $(if $(filter .venv-peers/%,$(PEERS_PYTHON)),.venv-peers/.done) ## [ROWS=words]: ours against PyTorch, one table
+bench-peers: $(if $(filter .venv-peers/%,$(PEERS_PYTHON)),.venv-peers/.done) ## [ROWS=words] [ROUNDS=9]: ours against PyTorch, one table
 	@program=$$($(CARGO) bench --locked --bench peers --no-run --message-format=json-render-diagnostics \
 		| sed -nE 's/.*"name":"peers".*"executable":"([^"]+)".*/\1/p'); \
-	$(PEERS_PYTHON) benches/peers/compare.py --ours "$$program" --out $(TARGET)/bench-peers.json --rows "$(ROWS)"
+	$(PEERS_PYTHON) benches/peers/compare.py --ours "$$program" --out $(TARGET)/bench-peers.json --rows "$(ROWS)" --rounds $(ROUNDS)
 
 .venv-peers/.done: benches/peers/requirements.txt
 	$(PYTHON) -m venv --clear .venv-peers

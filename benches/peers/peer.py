@@ -71,9 +71,39 @@ class Ctc:
         return {"loss": loss.detach(), "dlogits": self.logits.grad}
 
 
+class BiLstm:
+    """Layers of LSTMs in both directions, their outputs side by side; parameters by PyTorch's names."""
+
+    def __init__(self, row, inputs):
+        width = row["width"]
+        self.x = inputs["x"].requires_grad_()
+        self.upstream = inputs["upstream"]
+        self.ones = torch.ones_like(self.upstream)
+        self.lstm = torch.nn.LSTM(self.x.shape[2], width, row["layers"], batch_first=True, bidirectional=True)
+        with torch.no_grad():
+            for name, parameter in self.lstm.named_parameters():
+                parameter.copy_(inputs[name])
+
+    def clear(self):
+        self.x.grad = None
+        self.lstm.zero_grad(set_to_none=True)
+
+    def run(self):
+        self.clear()
+        self.lstm(self.x)[0].backward(self.ones)
+
+    def outputs(self):
+        self.clear()
+        y = self.lstm(self.x)[0]
+        (y * self.upstream).sum().backward()
+        gradients = {f"d{name}": parameter.grad for name, parameter in self.lstm.named_parameters()}
+        return {"y": y.detach(), "dx": self.x.grad} | gradients
+
+
 def load(row, path):
     inputs = load_file(path)
-    return {"conv1d": Conv, "conv2d": Conv, "ctc": Ctc, "step": Step, "forward": Forward}[row["kind"]](row, inputs)
+    kinds = {"conv1d": Conv, "conv2d": Conv, "ctc": Ctc, "bilstm": BiLstm, "step": Step, "forward": Forward}
+    return kinds[row["kind"]](row, inputs)
 
 
 def matmul(order):

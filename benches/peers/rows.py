@@ -44,6 +44,16 @@ def ctc(work, batch, frames, labels, length, limit):
     }
 
 
+def bilstm(work, batch, frames, width, layers, limit):
+    """Not in the table before there is a kernel of ours: main.rs knows no such kind yet."""
+    flop = sum(2 * 2 * batch * frames * 4 * width * (width + (width if layer == 0 else 2 * width))
+               for layer in range(layers))
+    return {
+        "work": work, "kind": "bilstm", "limit": limit, "flop": 3 * flop, "width": width, "layers": layers,
+        "x": [batch, frames, width], "y": [batch, frames, 2 * width],
+    }
+
+
 def block(filters, repeat, kernel, **others):
     return {"filters": filters, "repeat": repeat, "kernel": kernel, "separable": True, **others}
 
