@@ -13,7 +13,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 TUTORNET := $(TARGET)/release/tutornet
 DEVICE ?= auto
 
-.PHONY: help build demo demo-clean test test-interop bench lint cache train FORCE
+.PHONY: help build demo demo-clean test test-interop bench bench-peers lint cache train FORCE
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -157,7 +157,23 @@ test-interop: .venv/.done $(TUTORNET) ## Reads and writes our files with Python 
 	@touch $@
 
 bench: ## Times what the design makes claims about
-	$(CARGO) bench --locked
+	$(CARGO) bench --locked --bench stages
+
+# PyTorch beside us on the same work (docs: benches/peers/compare.py). About 3 GB are downloaded once;
+# PEERS_PYTHON=some/python uses an interpreter that has the packages of requirements.txt already.
+PEERS_PYTHON ?= .venv-peers/bin/python
+ROWS ?=
+ROUNDS ?= 9
+
+bench-peers: $(if $(filter .venv-peers/%,$(PEERS_PYTHON)),.venv-peers/.done) ## [ROWS=words] [ROUNDS=9]: ours against PyTorch, one table
+	@program=$$($(CARGO) bench --locked --bench peers --no-run --message-format=json-render-diagnostics \
+		| sed -nE 's/.*"name":"peers".*"executable":"([^"]+)".*/\1/p'); \
+	$(PEERS_PYTHON) benches/peers/compare.py --ours "$$program" --out $(TARGET)/bench-peers.json --rows "$(ROWS)" --rounds $(ROUNDS)
+
+.venv-peers/.done: benches/peers/requirements.txt
+	$(PYTHON) -m venv --clear .venv-peers
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 lint: ## Formatting and clippy, warnings are errors
 	$(CARGO) fmt --check

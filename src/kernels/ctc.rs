@@ -2,13 +2,13 @@
 //!
 //! loss = -ln sum over all alignments of the product over t of p(label at t), p = softmax(logits)
 //!
-//! Forward and backward variables live in log space in f64, and both passes run at once: the
-//! gradient with respect to the logits is p - (occupation of each label), log-softmax included.
-//! Cost for T frames and a target of L labels: about 2 T (2 L + 1) cells of three exponentials;
-//! memory T (2 L + 1) f64 an utterance.
+//! Forward and backward variables are f64 (`ctc_lattice`), and both passes run at once: the gradient
+//! with respect to the logits is p - (occupation of each label), log-softmax included.
 
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
+
+use super::ctc_lattice;
 
 /// Whether `frames` frames can spell `target`: one frame a label and one blank between repeats.
 pub fn ctc_possible(frames: usize, target: &[u32]) -> bool {
@@ -49,97 +49,10 @@ pub fn ctc_loss(logits: Tensor<3>, frames: &[usize], targets: &[Vec<u32>], blank
 
 /// Loss of one utterance; `logits` and `gradient` are [frames, labels].
 fn utterance(logits: &[f32], labels: usize, target: &[u32], blank: usize, gradient: &mut [f32]) -> f64 {
-    let frames = logits.len() / labels;
-    if !ctc_possible(frames, target) {
+    if !ctc_possible(logits.len() / labels, target) {
         return 0.0;
     }
-    let log_p = log_softmax(logits, labels);
-    let states = 2 * target.len() + 1;
-    // Extended target: a blank before, between and after the labels.
-    let label: Vec<usize> =
-        (0..states).map(|s| if s % 2 == 0 { blank } else { target[s / 2] as usize }).collect();
-    let skips: Vec<bool> = (0..states).map(|s| s >= 2 && s % 2 == 1 && label[s] != label[s - 2]).collect();
-
-    // alpha[t, s]: log probability of all prefixes that end in state s at frame t.
-    let mut alpha = vec![f64::NEG_INFINITY; frames * states];
-    alpha[0] = log_p[label[0]];
-    if states > 1 {
-        alpha[1] = log_p[label[1]];
-    }
-    for t in 1..frames {
-        let (before, now) = alpha.split_at_mut(t * states);
-        let before = &before[(t - 1) * states..];
-        let emit = &log_p[t * labels..(t + 1) * labels];
-        // Only states from which the end can still be reached, and that can have been reached.
-        let first = states.saturating_sub(2 * (frames - t));
-        let last = states.min(2 * (t + 1));
-        for s in first..last {
-            let stay = before[s];
-            let step = if s >= 1 { before[s - 1] } else { f64::NEG_INFINITY };
-            let skip = if skips[s] { before[s - 2] } else { f64::NEG_INFINITY };
-            now[s] = log_add(stay, step, skip) + emit[label[s]];
-        }
-    }
-    let end = &alpha[(frames - 1) * states..];
-    let tail = if states > 1 { end[states - 2] } else { f64::NEG_INFINITY };
-    let log_likelihood = log_add(end[states - 1], tail, f64::NEG_INFINITY);
-
-    // beta[s]: log probability of all suffixes after frame t that start from state s.
-    let mut beta = vec![f64::NEG_INFINITY; states];
-    let mut next = beta.clone();
-    let mut occupation = vec![0f64; labels];
-    for t in (0..frames).rev() {
-        if t + 1 == frames {
-            beta[states - 1] = 0.0;
-            if states > 1 {
-                beta[states - 2] = 0.0;
-            }
-        } else {
-            let emit = &log_p[(t + 1) * labels..(t + 2) * labels];
-            for s in 0..states {
-                let stay = beta[s] + emit[label[s]];
-                let step = if s + 1 < states { beta[s + 1] + emit[label[s + 1]] } else { f64::NEG_INFINITY };
-                let skip = if s + 2 < states && skips[s + 2] {
-                    beta[s + 2] + emit[label[s + 2]]
-                } else {
-                    f64::NEG_INFINITY
-                };
-                next[s] = log_add(stay, step, skip);
-            }
-            std::mem::swap(&mut beta, &mut next);
-        }
-        occupation.fill(0.0);
-        for s in 0..states {
-            occupation[label[s]] += (alpha[t * states + s] + beta[s] - log_likelihood).exp();
-        }
-        let row = t * labels..(t + 1) * labels;
-        for ((gradient, log_p), occupied) in
-            gradient[row.clone()].iter_mut().zip(&log_p[row]).zip(&occupation)
-        {
-            *gradient = (log_p.exp() - occupied) as f32;
-        }
-    }
-    -log_likelihood
-}
-
-fn log_softmax(logits: &[f32], labels: usize) -> Vec<f64> {
-    let mut out = Vec::with_capacity(logits.len());
-    for row in logits.chunks_exact(labels) {
-        let top = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-        let sum: f64 = row.iter().map(|&z| (f64::from(z) - top).exp()).sum();
-        let norm = top + sum.ln();
-        out.extend(row.iter().map(|&z| f64::from(z) - norm));
-    }
-    out
-}
-
-/// ln(e^a + e^b + e^c)
-fn log_add(a: f64, b: f64, c: f64) -> f64 {
-    let top = a.max(b).max(c);
-    if top == f64::NEG_INFINITY {
-        return top;
-    }
-    top + ((a - top).exp() + (b - top).exp() + (c - top).exp()).ln()
+    ctc_lattice::utterance(logits, labels, target, blank, gradient)
 }
 
 #[cfg(test)]
@@ -151,6 +64,17 @@ mod tests {
     fn logits(frames: usize, labels: usize, seed: u64) -> Vec<f32> {
         let mut random = Random::new(seed, "ctc", &[]);
         (0..frames * labels).map(|_| 2.0 * random.normal() as f32).collect()
+    }
+
+    fn log_softmax(logits: &[f32], labels: usize) -> Vec<f64> {
+        let mut out = Vec::with_capacity(logits.len());
+        for row in logits.chunks_exact(labels) {
+            let top = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            let sum: f64 = row.iter().map(|&z| (f64::from(z) - top).exp()).sum();
+            let norm = top + sum.ln();
+            out.extend(row.iter().map(|&z| f64::from(z) - norm));
+        }
+        out
     }
 
     /// Sums over every one of labels^frames paths.

@@ -10,6 +10,7 @@ mod golden_cache;
 mod golden_corpus;
 mod harness;
 mod import;
+mod kernels;
 mod lstm;
 mod nemo;
 mod parity;

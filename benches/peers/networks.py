@@ -1,0 +1,168 @@
+"""Jasper networks and a distillation step as a user of PyTorch would write them."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Layer(nn.Module):
+    """Convolution, dense or separable, and batch norm."""
+
+    def __init__(self, inputs, outputs, kernel, stride=1, dilation=1, separable=False):
+        super().__init__()
+        shape = {"stride": stride, "dilation": dilation, "padding": dilation * (kernel - 1) // 2, "bias": False}
+        self.depthwise = nn.Conv1d(inputs, inputs, kernel, groups=inputs, **shape) if separable else None
+        self.conv = nn.Conv1d(inputs, outputs, 1, bias=False) if separable \
+            else nn.Conv1d(inputs, outputs, kernel, **shape)
+        self.norm = nn.BatchNorm1d(outputs, eps=1e-3, momentum=0.1)
+
+    def forward(self, x):
+        return self.norm(self.conv(x if self.depthwise is None else self.depthwise(x)))
+
+
+class Block(nn.Module):
+    def __init__(self, inputs, block, sources):
+        super().__init__()
+        separable, residual = block["separable"], block.get("residual", "none")
+        self.layers = nn.ModuleList()
+        for _ in range(block["repeat"]):
+            self.layers.append(Layer(inputs, block["filters"], block["kernel"], block.get("stride", 1),
+                                     block.get("dilation", 1), separable))
+            inputs = block["filters"]
+        self.residuals = nn.ModuleList(
+            Layer(channels, block["filters"], 1, separable=residual == "separable")
+            for channels in (sources if residual != "none" else []))
+
+
+class Jasper(nn.Module):
+    def __init__(self, network, labels=29):
+        super().__init__()
+        self.blocks, self.config = nn.ModuleList(), network["blocks"]
+        inputs, dense = 64, []
+        for block in self.config:
+            if block.get("dense"):
+                dense.append(inputs)
+            self.blocks.append(Block(inputs, block, dense if block.get("dense") else [inputs]))
+            inputs = block["filters"]
+        self.head = nn.Conv1d(inputs, labels, 1)
+
+    def forward(self, x, frames):
+        mask = lambda y: (torch.arange(y.shape[2])[None, :] < frames[:, None])[:, None, :]
+        x, dense = x * mask(x), []
+        for number, (block, config) in enumerate(zip(self.blocks, self.config)):
+            if config.get("dense"):
+                dense.append(x)
+            sources = dense if config.get("dense") else [x]
+            for index, layer in enumerate(block.layers):
+                closing = index + 1 == len(block.layers)
+                x = layer(x)
+                if closing:
+                    for residual, source in zip(block.residuals, sources):
+                        x = x + residual(source)
+                x = torch.relu(x)
+                if layer is self.blocks[0].layers[0]:
+                    frames = (frames + 1) // 2
+                if not (closing and number + 1 == len(self.blocks)):
+                    x = x.masked_fill(~mask(x), 0)
+        return x, self.head(x).transpose(1, 2), frames
+
+
+def places(model):
+    """Our names of all tensors, and the tensors."""
+    norm = {"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_variance": "running_var"}
+    for b, block in enumerate(model.blocks):
+        for kind in ("layers", "residuals"):
+            for index, layer in enumerate(getattr(block, kind)):
+                prefix = f"blocks.{b}.{kind}.{index}"
+                if layer.depthwise is not None:
+                    yield f"{prefix}.depthwise", layer.depthwise.weight
+                yield f"{prefix}.weight", layer.conv.weight
+                for ours, theirs in norm.items():
+                    yield f"{prefix}.norm.{ours}", getattr(layer.norm, theirs)
+    yield "head.weight", model.head.weight
+    yield "head.bias", model.head.bias
+
+
+def load_weights(named, inputs, prefix):
+    with torch.no_grad():
+        for name, tensor in named:
+            tensor.copy_(inputs[prefix + name].reshape(tensor.shape))
+
+
+class Forward:
+    """A forward pass in evaluation."""
+
+    def __init__(self, row, inputs):
+        self.model = Jasper(row["network"])
+        load_weights(places(self.model), inputs, "weights.")
+        self.model.eval()
+        self.features, self.frames = inputs["features"], torch.tensor(row["frames"])
+
+    @torch.no_grad()
+    def run(self):
+        return self.model(self.features, self.frames)
+
+    def outputs(self):
+        _, logits, frames = self.run()
+        valid = torch.arange(logits.shape[1])[None, :] < frames[:, None]
+        return {"logits": logits * valid[:, :, None]}
+
+
+class Step:
+    """One update of a student: CTC + 0.25 SKD, or RKD through a bridge."""
+
+    def __init__(self, row, inputs):
+        self.row, self.model = row, Jasper(row["network"])
+        load_weights(places(self.model), inputs, "weights.")
+        self.model.train()
+        self.features, self.frames = inputs["features"], torch.tensor(row["frames"])
+        self.lengths = torch.tensor([len(target) for target in row["targets"]])
+        longest = max(map(len, row["targets"]))
+        self.targets = torch.tensor([target + [0] * (longest - len(target)) for target in row["targets"]])
+        parameters = list(self.model.parameters())
+        if row["objective"] == "rkd":
+            self.hidden, self.weight = inputs["hidden"], inputs["weight"]
+            self.bridge = nn.Conv1d(self.hidden.shape[1], self.hidden.shape[1], 1)
+            load_weights(self.bridge_places(), inputs, "weights.")
+            parameters += self.bridge.parameters()
+        else:
+            self.posterior = inputs["posterior"]
+        decayed = [p for p in parameters if p.dim() > 1]
+        others = [p for p in parameters if p.dim() == 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": row["weight_decay"]}, {"params": others, "weight_decay": 0.0}],
+            lr=row["learning_rate"])
+
+    def bridge_places(self):
+        return [("bridge.weight", self.bridge.weight), ("bridge.bias", self.bridge.bias)]
+
+    def loss(self):
+        hidden, logits, frames = self.model(self.features, self.frames)
+        count = len(frames)
+        if self.row["objective"] == "rkd":
+            return ((self.hidden - self.bridge(hidden)) * self.weight).square().sum() / count
+        log_p = F.log_softmax(logits, 2)
+        ctc = F.ctc_loss(log_p.transpose(0, 1), self.targets, frames, self.lengths, 28, reduction="sum",
+                         zero_infinity=True) / count
+        valid = torch.arange(logits.shape[1])[None, :] < frames[:, None]
+        skd = ((self.posterior - log_p.exp()) * valid[:, :, None]).square().sum() / count
+        return ctc + 0.25 * skd
+
+    def backward(self):
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss()
+        loss.backward()
+        return loss
+
+    def run(self):
+        loss = self.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    def outputs(self):
+        named = list(places(self.model)) + (self.bridge_places() if self.row["objective"] == "rkd" else [])
+        loss = self.backward()
+        outputs = {f"gradient.{name}": t.grad for name, t in named if t.grad is not None}
+        self.optimizer.step()
+        outputs |= {f"after.{name}": t.detach() for name, t in named}
+        return outputs | {"loss": loss.detach().reshape(1)}
