@@ -186,8 +186,11 @@ pub(super) fn input_gradient(weight: &[f32], dy: &[f32], plane: &Plane) -> Vec<f
     let [rows, columns] = plane.size;
     let strided = plane.stride[1] > 1;
     let count = plane.batch * plane.inputs * rows * columns;
-    // At stride 1 there is one phase, and it fills dx; else some places may have none.
-    let mut dx = if plane.stride == [1, 1] { Vec::with_capacity(count) } else { vec![0f32; count] };
+    // Where every phase has a tap, the strips fill dx; else some places keep their zero.
+    let (kernel, dilation) = (plane.kernel[0], plane.dilation[0]);
+    let tapped = |phase: usize| (0..kernel).any(|m| m * dilation % plane.stride[0] == phase);
+    let whole = !strided && (0..plane.stride[0]).all(tapped);
+    let mut dx = if whole { Vec::with_capacity(count) } else { vec![0f32; count] };
     for vertical in 0..plane.stride[0] {
         for horizontal in 0..plane.stride[1] {
             let of_phase = |d: usize, phase: usize| {
@@ -259,7 +262,7 @@ pub(super) fn input_gradient(weight: &[f32], dy: &[f32], plane: &Plane) -> Vec<f
             });
         }
     }
-    // SAFETY: at stride 1 the strips are all rows of dx; otherwise its length is set already.
+    // SAFETY: the strips were all rows of dx, or its length is set already.
     unsafe { dx.set_len(count) };
     dx
 }
