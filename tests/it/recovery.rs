@@ -206,7 +206,7 @@ fn a_stop_during_scoring_keeps_the_epoch() {
     let fixture = Fixture::get();
     let pipeline = fixture.pipeline("scoring", "objective = \"ctc\"\nmax_updates = 2");
     // Large enough for its scoring to take a while.
-    let student = ["--set", "student.preset=jasper-mini", "--set", "student.width=0.5"];
+    let student = ["--set", "student={ preset = \"jasper-mini\", width = 0.5 }"];
     let whole = fixture.at("scoring-whole");
     succeeds(&mut fixture.train(&pipeline, "scoring-whole", &student));
     let last = update_of(&whole.join("metrics.jsonl"));

@@ -2,11 +2,10 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::activation::relu;
-use burn::tensor::module::conv2d;
-use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
 
 use super::config::{ConvolutionConfig, DeepSpeech2Config};
+use crate::kernels::{Conv2dOptions, conv2d};
 use crate::models::TrainState;
 use crate::models::jasper::StridePadding;
 use crate::models::norm::{BatchNorm, lazy_parameter};
@@ -61,8 +60,9 @@ impl Convolution {
             self.padding.zeros(self.shape.kernel[1], bin_stride, bins),
             self.padding.zeros(self.shape.kernel[0], time_stride, frames),
         ];
-        let stride = [bin_stride, time_stride];
-        let scaled = |weight: Tensor<4>| convolve(x.clone(), weight, stride, zeros).swap_dims(1, 2);
+        let options =
+            Conv2dOptions { stride: [bin_stride, time_stride], padding: zeros, ..Conv2dOptions::default() };
+        let scaled = |weight: Tensor<4>| conv2d(x.clone(), weight, &options).swap_dims(1, 2);
         let channels = self.shape.filters;
         match state {
             None => {
@@ -86,13 +86,4 @@ impl Convolution {
             }
         }
     }
-}
-
-/// Convolves `x` [batch, in, bins, frames] with `weight` [out, in, taps in frequency, taps in time]; `stride` and the
-/// `zeros` before and after are those of frequency, then of time.
-fn convolve(x: Tensor<4>, weight: Tensor<4>, stride: [usize; 2], zeros: [(usize, usize); 2]) -> Tensor<4> {
-    let both = zeros.map(|(before, after)| before.min(after));
-    let rest = [0, 1].map(|i| (zeros[i].0 - both[i], zeros[i].1 - both[i]));
-    let x = if rest == [(0, 0); 2] { x } else { x.pad(rest, 0.0) };
-    conv2d(x, weight, None, ConvOptions::new(stride, both, [1, 1], 1))
 }
