@@ -103,7 +103,7 @@ $(DEMO)/report-rnn/report.md: $(DEMO_RNNS:%=$(DEMO)/%/scores/.done) | $(TUTORNET
 CACHE ?= caches/$(notdir $(TEACHER:%/=%))/$(notdir $(CORPUS:%/=%))
 RUN ?= runs/$(basename $(notdir $(PIPELINE)))
 
-ifneq ($(TEACHER),)
+ifneq ($(and $(TEACHER),$(CORPUS)),)
 cache: $(CACHE)/manifest.toml
 $(CACHE)/manifest.toml: $(TEACHER)/model.toml $(CORPUS)/corpus.toml | $(TUTORNET)
 	@$(call settle,$(@D),$^,cache.toml)
@@ -165,10 +165,11 @@ PEERS_PYTHON ?= .venv-peers/bin/python
 ROWS ?=
 ROUNDS ?= 9
 
-bench-peers: $(if $(filter .venv-peers/%,$(PEERS_PYTHON)),.venv-peers/.done) ## [ROWS=words] [ROUNDS=9]: ours against PyTorch, one table
+bench-peers: $(if $(filter .venv-peers/%,$(PEERS_PYTHON)),.venv-peers/.done) ## [ROWS=words] [ROUNDS=9] [CORPUS=dir CACHE=dir]: ours against PyTorch, one table
 	@program=$$($(CARGO) bench --locked --bench peers --no-run --message-format=json-render-diagnostics \
 		| sed -nE 's/.*"name":"peers".*"executable":"([^"]+)".*/\1/p'); \
-	$(PEERS_PYTHON) benches/peers/compare.py --ours "$$program" --out $(TARGET)/bench-peers.json --rows "$(ROWS)" --rounds $(ROUNDS)
+	$(PEERS_PYTHON) benches/peers/compare.py --ours "$$program" --out $(TARGET)/bench-peers.json --rows "$(ROWS)" --rounds $(ROUNDS) \
+		$(if $(CORPUS),--corpus $(CORPUS) --cache $(CACHE))
 
 .venv-peers/.done: benches/peers/requirements.txt
 	$(PYTHON) -m venv --clear .venv-peers

@@ -184,8 +184,8 @@ pub fn read_sealed(path: &Path) -> Result<String> {
         .map(|at| text.split_at(at))
         .ok_or_else(|| Error::format(path, "expected a last line `# blake3 HASH`, found none: truncated?"))?;
     let found = blake3::hash(body.as_bytes()).to_hex();
-    let expected = seal[SEAL.len()..].trim_end_matches('\n');
-    if expected != found.as_str() || !seal.ends_with('\n') {
+    let expected = seal[SEAL.len()..].strip_suffix('\n').unwrap_or_default();
+    if expected != found.as_str() {
         return Err(Error::format(
             path,
             format!(
@@ -311,6 +311,8 @@ mod tests {
             bytes[position] ^= 1;
             std::fs::write(&path, &bytes).unwrap();
         }
+        std::fs::write(&path, [&std::fs::read(&path).unwrap()[..], b"\n"].concat()).unwrap();
+        assert!(read_sealed(&path).is_err(), "an appended line end went unnoticed");
     }
 
     #[test]

@@ -76,7 +76,7 @@ def measure(row, arguments, directory):
     inputs = str(directory / "inputs.safetensors")
     # A process of its own draws the inputs, so that its memory is not counted.
     source = Side([arguments.ours], arguments.threads)
-    source.ask("prepare", row=row, path=inputs)
+    row = {**row, **source.ask("prepare", row=row, path=inputs)["row"]}
     source.close()
     results = []
     for name, side in (("ours", ours), ("theirs", theirs)):
@@ -152,15 +152,22 @@ def main():
     parser.add_argument("--ours", required=True, help="the program built from benches/peers/main.rs")
     parser.add_argument("--out", type=Path, required=True, help="where the JSON goes")
     parser.add_argument("--rows", default="", help="only rows whose name contains one of these words")
+    parser.add_argument("--corpus", type=Path, help="take the 16 utterances of whole networks from this corpus")
+    parser.add_argument("--cache", type=Path, help="and their targets from this teacher's cache")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.7, help="of one round")
     arguments = parser.parse_args()
     words = arguments.rows.replace(",", " ").split()
+    if bool(arguments.corpus) != bool(arguments.cache):
+        sys.exit("error: --corpus and --cache go together: the cache holds the teacher's targets of that corpus")
     chosen = [row for row in ROWS if not words or any(word in row["work"] for word in words)]
     if not chosen:
         sys.exit(f"error: no row contains {arguments.rows!r}; there are: "
                  + "; ".join(row["work"] for row in ROWS))
+    if arguments.corpus:
+        real = {"corpus": str(arguments.corpus), "cache": str(arguments.cache)}
+        chosen = [{**row, **real} if "16 utterances" in row["work"] else row for row in chosen]
     peak = matmul_peak(arguments)
     print(f"{processor()}, {arguments.threads} threads, measured matmul peak {peak:.0f} GFLOP/s")
     print(f"{'work':<42}{'ours ms':>10}{'PyTorch ms':>12}{'ratio (quartiles)':>20}{'limit':>7}"

@@ -4,7 +4,9 @@
 use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Tensor};
-use tutornet::kernels::{Conv1dOptions, Conv2dOptions, conv1d, conv2d, ctc_loss};
+use tutornet::kernels::{
+    Conv1dOptions, Conv2dOptions, LstmWeights, Together, bi_lstm, conv1d, conv2d, ctc_loss,
+};
 
 use super::tensors::{Named, Tensors};
 use super::{Row, Work, milliseconds};
@@ -18,6 +20,9 @@ pub fn prepare(row: &Row) -> Vec<Named> {
     if row.kind == "ctc" {
         let shape: Vec<usize> = row.get("logits");
         return vec![Named::normal("logits", &shape, 2.0)];
+    }
+    if row.kind == "bilstm" {
+        return BiLstm::inputs(row);
     }
     let (x, weight, y): (Vec<usize>, Vec<usize>, Vec<usize>) =
         (row.get("x"), row.get("weight"), row.get("y"));
@@ -145,5 +150,95 @@ impl Work for Ctc {
         let gradients = loss.clone().sum().backward();
         let gradient = self.logits.grad(&gradients).expect("a gradient");
         vec![Named::of("loss", loss.inner()), Named::of("dlogits", gradient)]
+    }
+}
+
+/// Layers of LSTMs in both directions, their outputs side by side; tensors by PyTorch's names.
+#[derive(Debug)]
+pub struct BiLstm {
+    x: Tensor<3>,
+    upstream: Tensor<3>,
+    /// One a layer: forward and reverse.
+    layers: Vec<[LstmWeights; 2]>,
+    frames: Vec<usize>,
+}
+
+/// PyTorch's ending of the names of a layer and direction.
+fn ending(layer: usize, direction: usize) -> String {
+    format!("l{layer}{}", ["", "_reverse"][direction])
+}
+
+impl BiLstm {
+    /// PyTorch's second bias is zero: ours is the sum of both.
+    fn inputs(row: &Row) -> Vec<Named> {
+        let (x, y): (Vec<usize>, Vec<usize>) = (row.get("x"), row.get("y"));
+        let (width, layers): (usize, usize) = (row.get("width"), row.get("layers"));
+        let mut named = vec![Named::normal("x", &x, 1.0), Named::normal("upstream", &y, 1.0)];
+        for (layer, direction) in (0..layers).flat_map(|layer| [(layer, 0), (layer, 1)]) {
+            let (end, rows) = (ending(layer, direction), 4 * width);
+            let inputs = if layer == 0 { x[2] } else { 2 * width };
+            named.push(Named::normal(&format!("weight_ih_{end}"), &[rows, inputs], 0.04));
+            named.push(Named::normal(&format!("weight_hh_{end}"), &[rows, width], 0.04));
+            named.push(Named::normal(&format!("bias_ih_{end}"), &[rows], 0.04));
+            named.push(Named::new(&format!("bias_hh_{end}"), &[rows], vec![0.0; rows]));
+        }
+        named
+    }
+
+    /// With the inputs of a file.
+    pub fn load(row: &Row, inputs: &Tensors) -> Self {
+        let x: Vec<usize> = row.get("x");
+        let weights = |layer: usize, direction: usize| {
+            let end = ending(layer, direction);
+            LstmWeights {
+                input: inputs.tensor(&format!("weight_ih_{end}"), &device()).require_grad(),
+                recurrent: inputs.tensor(&format!("weight_hh_{end}"), &device()).require_grad(),
+                bias: inputs.tensor(&format!("bias_ih_{end}"), &device()).require_grad(),
+            }
+        };
+        Self {
+            x: inputs.tensor("x", &device()).require_grad(),
+            upstream: inputs.tensor("upstream", &device()),
+            layers: (0..row.get("layers")).map(|layer| [0, 1].map(|d| weights(layer, d))).collect(),
+            frames: vec![x[1]; x[0]],
+        }
+    }
+
+    fn forward(&self) -> Tensor<3> {
+        self.layers.iter().fold(self.x.clone(), |x, [forward, reverse]| {
+            bi_lstm(x, forward.clone(), reverse.clone(), &self.frames, Together::default())
+        })
+    }
+}
+
+impl Work for BiLstm {
+    fn run(&mut self) {
+        std::hint::black_box(self.forward().backward());
+    }
+
+    fn outputs(&mut self) -> Vec<Named> {
+        let y = self.forward();
+        let gradients = (y.clone() * self.upstream.clone()).sum().backward();
+        let mut named =
+            vec![Named::of("y", y.inner()), Named::of("dx", self.x.grad(&gradients).expect("a gradient"))];
+        for (layer, directions) in self.layers.iter().enumerate() {
+            for (direction, weights) in directions.iter().enumerate() {
+                let end = ending(layer, direction);
+                let bias = weights.bias.grad(&gradients).expect("a gradient");
+                named.extend([
+                    Named::of(
+                        &format!("dweight_ih_{end}"),
+                        weights.input.grad(&gradients).expect("a gradient"),
+                    ),
+                    Named::of(
+                        &format!("dweight_hh_{end}"),
+                        weights.recurrent.grad(&gradients).expect("a gradient"),
+                    ),
+                    Named::of(&format!("dbias_ih_{end}"), bias.clone()),
+                    Named::of(&format!("dbias_hh_{end}"), bias),
+                ]);
+            }
+        }
+        named
     }
 }

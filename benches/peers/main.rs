@@ -8,6 +8,7 @@
 
 mod kernels;
 mod networks;
+mod real;
 mod tensors;
 
 use std::io::BufRead;
@@ -50,7 +51,7 @@ pub trait Work {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
 enum Request {
-    /// Draws the inputs of a row and writes them.
+    /// Draws or reads the inputs of a row and writes them; the reply is the row with what it then knows.
     Prepare { row: Row, path: PathBuf },
     /// Reads the inputs of a row.
     Load { row: Row, path: PathBuf },
@@ -100,6 +101,7 @@ fn load(row: &Row, inputs: tensors::Tensors) -> Box<dyn Work> {
         "conv1d" => Box::new(kernels::over_time(row, &inputs)),
         "conv2d" => Box::new(kernels::over_plane(row, &inputs)),
         "ctc" => Box::new(kernels::Ctc::load(row, &inputs)),
+        "bilstm" => Box::new(kernels::BiLstm::load(row, &inputs)),
         "step" => Box::new(networks::Step::load(row, &inputs)),
         "forward" => Box::new(networks::Forward::load(row, &inputs)),
         kind => fail(&format!("no work of kind {kind}")),
@@ -108,7 +110,7 @@ fn load(row: &Row, inputs: tensors::Tensors) -> Box<dyn Work> {
 
 fn prepare(row: &Row) -> Vec<Named> {
     match row.kind.as_str() {
-        "conv1d" | "conv2d" | "ctc" => kernels::prepare(row),
+        "conv1d" | "conv2d" | "ctc" | "bilstm" => kernels::prepare(row),
         "step" | "forward" => networks::prepare(row),
         kind => fail(&format!("no work of kind {kind}")),
     }
@@ -128,9 +130,12 @@ fn main() {
         let request: Request =
             serde_json::from_str(&line).unwrap_or_else(|e| fail(&format!("request {line}: {e}")));
         let reply = match request {
-            Request::Prepare { row, path } => {
+            Request::Prepare { mut row, path } => {
+                if row.parameters.contains_key("corpus") {
+                    real::describe(&mut row);
+                }
                 tensors::write(&path, &prepare(&row));
-                json!({})
+                json!({ "row": row.parameters })
             }
             Request::Load { row, path } => {
                 work = Some(load(&row, tensors::read(&path)));

@@ -1,4 +1,4 @@
-"""Jasper networks and a distillation step as a user of PyTorch would write them."""
+"""The networks and a distillation step as a user of PyTorch would write them."""
 
 import torch
 import torch.nn.functional as F
@@ -83,6 +83,68 @@ def places(model):
     yield "head.bias", model.head.bias
 
 
+class DeepSpeech2(nn.Module):
+    """Two convolutions, two independent stacks of three LSTM layers, one fully connected layer."""
+
+    def __init__(self, labels=29):
+        super().__init__()
+        self.convs = nn.ModuleList([
+            nn.Conv2d(1, 32, (41, 11), (2, 2), (20, 5), bias=False),
+            nn.Conv2d(32, 32, (21, 11), (2, 1), (10, 5), bias=False)])
+        self.norms = nn.ModuleList(nn.BatchNorm2d(32, eps=1e-3, momentum=0.01) for _ in range(2))
+        self.stacks = nn.ModuleList(nn.LSTM(512, 512, 3, batch_first=True) for _ in range(2))
+        for stack in self.stacks:
+            for name, parameter in stack.named_parameters():
+                if "bias_hh" in name:  # one bias, as TensorFlow's cells have
+                    nn.init.zeros_(parameter).requires_grad_(False)
+        self.connected = nn.Conv1d(1024, 256, 1)
+        self.head = nn.Conv1d(256, labels, 1)
+
+    def recur(self, stack, x, frames):
+        packed = nn.utils.rnn.pack_padded_sequence(x, frames, batch_first=True, enforce_sorted=False)
+        return nn.utils.rnn.pad_packed_sequence(stack(packed)[0], batch_first=True, total_length=x.shape[1])[0]
+
+    def forward(self, x, frames):
+        mask = lambda y: (torch.arange(y.shape[-1])[None, :] < frames[:, None])[:, None, None, :]
+        x = x[:, None].masked_fill(~mask(x), 0)
+        for conv, norm, stride in zip(self.convs, self.norms, (2, 1)):
+            x = torch.relu(norm(conv(x)))
+            frames = -(-frames // stride)
+            x = x.masked_fill(~mask(x), 0)
+        x = x.permute(0, 3, 2, 1).flatten(2)
+        place = torch.arange(x.shape[1])[None, :]
+        turn = torch.where(place < frames[:, None], frames[:, None] - 1 - place, place)[:, :, None]
+        turned = lambda y: y.gather(1, turn.expand(-1, -1, y.shape[2]))
+        ahead = self.recur(self.stacks[0], x, frames)
+        back = turned(self.recur(self.stacks[1], turned(x), frames))
+        hidden = torch.relu(self.connected(torch.cat([ahead, back], 2).transpose(1, 2)))
+        return hidden, self.head(hidden).transpose(1, 2), frames
+
+
+def deepspeech2_places(model):
+    norm = {"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_variance": "running_var"}
+    for n, (conv, batch_norm) in enumerate(zip(model.convs, model.norms)):
+        yield f"convolutions.{n}.weight", conv.weight
+        for ours, theirs in norm.items():
+            yield f"convolutions.{n}.norm.{ours}", getattr(batch_norm, theirs)
+    for direction, stack in zip(("forward", "reverse"), model.stacks):
+        for layer in range(3):
+            for ours, theirs in (("input", "weight_ih"), ("recurrent", "weight_hh"), ("gate_bias", "bias_ih")):
+                yield f"layers.{layer}.{direction}.{ours}", getattr(stack, f"{theirs}_l{layer}")
+    for name in ("connected", "head"):
+        yield f"{name}.weight", getattr(model, name).weight
+        yield f"{name}.bias", getattr(model, name).bias
+
+
+def network(row):
+    """The row's network, and its tensors by our names."""
+    if row.get("preset") == "deepspeech2":
+        model = DeepSpeech2()
+        return model, list(deepspeech2_places(model))
+    model = Jasper(row["network"])
+    return model, list(places(model))
+
+
 def load_weights(named, inputs, prefix):
     with torch.no_grad():
         for name, tensor in named:
@@ -93,8 +155,8 @@ class Forward:
     """A forward pass in evaluation."""
 
     def __init__(self, row, inputs):
-        self.model = Jasper(row["network"])
-        load_weights(places(self.model), inputs, "weights.")
+        self.model, named = network(row)
+        load_weights(named, inputs, "weights.")
         self.model.eval()
         self.features, self.frames = inputs["features"], torch.tensor(row["frames"])
 
@@ -112,17 +174,19 @@ class Step:
     """One update of a student: CTC + 0.25 SKD, or RKD through a bridge."""
 
     def __init__(self, row, inputs):
-        self.row, self.model = row, Jasper(row["network"])
-        load_weights(places(self.model), inputs, "weights.")
+        self.row = row
+        self.model, self.named = network(row)
+        load_weights(self.named, inputs, "weights.")
         self.model.train()
         self.features, self.frames = inputs["features"], torch.tensor(row["frames"])
         self.lengths = torch.tensor([len(target) for target in row["targets"]])
         longest = max(map(len, row["targets"]))
         self.targets = torch.tensor([target + [0] * (longest - len(target)) for target in row["targets"]])
-        parameters = list(self.model.parameters())
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
         if row["objective"] == "rkd":
             self.hidden, self.weight = inputs["hidden"], inputs["weight"]
-            self.bridge = nn.Conv1d(self.hidden.shape[1], self.hidden.shape[1], 1)
+            widths = inputs["weights.bridge.weight"].shape
+            self.bridge = nn.Conv1d(widths[1], widths[0], 1)
             load_weights(self.bridge_places(), inputs, "weights.")
             parameters += self.bridge.parameters()
         else:
@@ -160,7 +224,7 @@ class Step:
         return loss.item()
 
     def outputs(self):
-        named = list(places(self.model)) + (self.bridge_places() if self.row["objective"] == "rkd" else [])
+        named = self.named + (self.bridge_places() if self.row["objective"] == "rkd" else [])
         loss = self.backward()
         outputs = {f"gradient.{name}": t.grad for name, t in named if t.grad is not None}
         self.optimizer.step()

@@ -10,22 +10,25 @@ use tutornet::models::{Architecture, Mode, Model, ModelConfig, TrainState, prese
 use tutornet::random::Random;
 use tutornet::train::optimizer::{NamedGradients, Optimizer};
 use tutornet::train::pipeline::{self, Objective, Rule, Stage};
-use tutornet::train::step::forward_backward;
+use tutornet::train::profile::Profile;
+use tutornet::train::step::{Place, forward_backward};
 use tutornet::train::stream::Batch;
 
 use super::tensors::{Named, Tensors};
-use super::{Row, Work};
+use super::{Row, Work, real};
 
 const LABELS: usize = 29;
 
 fn config(row: &Row) -> ModelConfig {
+    if let Some(preset) = row.parameters.get("preset").and_then(serde_json::Value::as_str) {
+        return presets::find(preset).expect("a preset");
+    }
     let mut config = presets::find("jasper-mini").expect("a preset");
     config.architecture = Architecture::Jasper(row.get("network"));
     config
 }
 
-/// Initial weights and a batch: features as after normalisation, a teacher's hidden states about half
-/// zero, and posteriors with a peak.
+/// Initial weights and the batch: a real one where the row names a corpus, otherwise a drawn one.
 pub fn prepare(row: &Row) -> Vec<Named> {
     let model = Model::new(config(row), 1, &Device::flex()).expect("a model");
     let mut named: Vec<Named> = parameters::export(&model.network)
@@ -33,24 +36,35 @@ pub fn prepare(row: &Row) -> Vec<Named> {
         .into_iter()
         .map(|(name, tensor)| trained(&name, tensor))
         .collect();
+    let batch = match row.parameters.contains_key("corpus") {
+        true => real::batch(row, &model),
+        false => drawn(row, &model),
+    };
+    if row.kind == "step" {
+        let teacher = batch.iter().find(|t| t.name == "hidden").map_or(0, |t| t.shape[1]);
+        let bridge = Bridge::new(model.hidden_width(), teacher, 1, 1, &Device::flex());
+        for (name, tensor) in parameters::export(&bridge).expect("weights") {
+            named.push(trained(&format!("bridge.{name}"), tensor));
+        }
+    }
+    named.extend(batch);
+    named
+}
+
+/// Features as after normalisation, a teacher's hidden states about half zero, and posteriors with a peak.
+fn drawn(row: &Row, model: &Model) -> Vec<Named> {
     let frames: Vec<usize> = row.get("frames");
     let (batch, padded): (usize, usize) = (frames.len(), row.get("padded"));
     let mut features = Named::normal("features", &[batch, 64, padded], 1.0);
     for (row, values) in features.values.chunks_exact_mut(padded).enumerate() {
         values[frames[row / 64]..].fill(0.0);
     }
-    named.push(features);
     if row.kind == "forward" {
-        return named;
+        return vec![features];
     }
     let outputs = model.output_frames(padded);
     let valid: Vec<usize> = frames.iter().map(|&f| model.output_frames(f)).collect();
-    let width = model.hidden_width();
-    let bridge = parameters::export(&Bridge::new(width, width, 1, 1, &Device::flex())).expect("weights");
-    for (name, tensor) in bridge {
-        named.push(trained(&format!("bridge.{name}"), tensor));
-    }
-    let mut hidden = Named::normal("hidden", &[batch, width, outputs], 1.0);
+    let mut hidden = Named::normal("hidden", &[batch, model.hidden_width(), outputs], 1.0);
     hidden.values.iter_mut().for_each(|v| *v = v.max(0.0));
     let mut weight = Named::normal("weight", &[batch, 1, outputs], 1.0);
     for (row, values) in weight.values.chunks_exact_mut(outputs).enumerate() {
@@ -64,8 +78,7 @@ pub fn prepare(row: &Row) -> Vec<Named> {
         let sum: f32 = frame.iter().sum();
         frame.iter_mut().for_each(|v| *v /= sum);
     }
-    named.extend([hidden, weight, posterior]);
-    named
+    vec![features, hidden, weight, posterior]
 }
 
 /// An initial tensor as training might have moved it: shifts and means away from zero, where the sign of
@@ -167,8 +180,8 @@ impl Step {
             .expect("an objective");
         let model = model(row, inputs, &device);
         let bridge = (stage.objective == Objective::Rkd).then(|| {
-            let width = model.hidden_width();
-            let bridge = Bridge::new(width, width, 1, 1, &device);
+            let teacher = inputs.host("hidden").shape[1];
+            let bridge = Bridge::new(model.hidden_width(), teacher, 1, 1, &device);
             let weights = weights(inputs, "weights.bridge.", &parameters::shapes(&bridge));
             parameters::import(bridge, weights).expect("a bridge")
         });
@@ -219,9 +232,10 @@ impl Step {
         let statistics = self.model.config.norm().statistics;
         let mut state = TrainState::new(statistics, Random::new(1, "dropout", &[]));
         let bridge = self.bridge.as_ref();
+        let profile = Profile::new(false);
+        let place = Place { settings: &self.stage, device: &self.device, profile: &profile };
         let (losses, graph) =
-            forward_backward(&self.model, bridge, &self.stage, batch, &mut state, &self.device)
-                .expect("a step");
+            forward_backward(&self.model, bridge, batch, &mut state, place).expect("a step");
         (losses.total, graph.expect("a finite loss"), state)
     }
 
@@ -235,11 +249,11 @@ impl Step {
         gradients.batch_done();
         assert!(gradients.norm().is_finite(), "the trainer refuses such a step");
         self.optimizer.begin_step();
-        let mut stepper = self.optimizer.stepper(&gradients, self.rate, "");
+        let mut stepper = self.optimizer.stepper(&mut gradients, self.rate, "");
         self.model.network = parameters::map(self.model.network.clone(), &mut stepper);
         drop(stepper);
         if let Some(bridge) = self.bridge.take() {
-            let mut stepper = self.optimizer.stepper(&gradients, self.rate, "bridge.");
+            let mut stepper = self.optimizer.stepper(&mut gradients, self.rate, "bridge.");
             self.bridge = Some(parameters::map(bridge, &mut stepper));
         }
         let momentum = self.model.config.momentum();

@@ -45,7 +45,6 @@ def ctc(work, batch, frames, labels, length, limit):
 
 
 def bilstm(work, batch, frames, width, layers, limit):
-    """Not in the table before there is a kernel of ours: main.rs knows no such kind yet."""
     flop = sum(2 * 2 * batch * frames * 4 * width * (width + (width if layer == 0 else 2 * width))
                for layer in range(layers))
     return {
@@ -110,18 +109,26 @@ def batch(frames):
 STEP = {"gradient": 3e-2, "after": 2e-2}
 
 
+def flop_of(network, count, padded):
+    """Of a forward pass over `count` utterances of `padded` feature frames."""
+    if network == "deepspeech2":
+        convolutions = 32 * 41 * 11 * 32 + 32 * 32 * 21 * 11 * 16  # an output frame; 32 and 16 bins
+        recurrent = 2 * 3 * 4 * 512 * (512 + 512)
+        return 2 * (convolutions + recurrent + 1024 * 256 + 256 * 29) * count * padded // 2
+    return 2 * weights_used(network) * count * padded // 2
+
+
 def step(work, network, objective, limit):
     one = batch(BUCKET)
-    flop = 2 * weights_used(network) * len(BUCKET) * one["padded"] // 2
-    return {"work": work, "kind": "step", "limit": limit, "flop": 3 * flop, "network": network,
-            "objective": objective, "learning_rate": 1e-3, "weight_decay": 1e-3, "tolerance": STEP, **one}
+    kind = {"preset": network} if isinstance(network, str) else {"network": network}
+    return {"work": work, "kind": "step", "limit": limit, "flop": 3 * flop_of(network, len(BUCKET), one["padded"]),
+            "objective": objective, "learning_rate": 1e-3, "weight_decay": 1e-3, "tolerance": STEP, **kind, **one}
 
 
 def forward(work, network, frames, limit, limit_mib=None):
     one = batch(frames)
-    flop = 2 * weights_used(network) * len(frames) * one["padded"] // 2
-    return {"work": work, "kind": "forward", "limit": limit, "limit_mib": limit_mib, "flop": flop,
-            "network": network, **one}
+    return {"work": work, "kind": "forward", "limit": limit, "limit_mib": limit_mib,
+            "flop": flop_of(network, len(frames), one["padded"]), "network": network, **one}
 
 
 ROWS = [
@@ -132,8 +139,10 @@ ROWS = [
     conv2d("conv2d 1x32 11x41/2x2 [8,1,64,800]", 8, 1, 32, [41, 11], [64, 800], [2, 2], 1.0),
     conv2d("conv2d 32x32 11x21/1x2 [8,32,32,400]", 8, 32, 32, [21, 11], [32, 400], [2, 1], 1.0),
     ctc("ctc T400 B8 L100", 8, 400, 29, 100, 1.0),
+    bilstm("bilstm 3x512 [8,400,512]", 8, 400, 512, 3, 1.2),
     step("step jasper-mini ctc+skd, 16 utterances", JASPER_MINI, "ctc+skd", 1.0),
     step("step jasper-mini rkd, 16 utterances", JASPER_MINI, "rkd", 1.0),
+    step("step deepspeech2 ctc+skd, 16 utterances", "deepspeech2", "ctc+skd", 1.2),
     forward("forward quartznet15x5, 16 utterances", QUARTZNET, BUCKET, 0.9),
     forward("forward jasper-dr-10x5, 60 s", JASPER_DR, [6000], 1.1, 3 * 1024),
 ]

@@ -10,6 +10,7 @@ use super::forward::Teacher;
 use super::identity::{CorpusIdentity, IDENTITY, Identity, Teacher as TeacherIdentity};
 use super::manifest::{MANIFEST, Manifest, ShardEntry};
 use super::resume::{self, Wanted};
+use super::rows::Rows;
 use super::schema::Key;
 use super::stage::{self, Done, Job};
 use crate::corpus::Corpus;
@@ -249,31 +250,43 @@ fn frames_of(seconds: f64) -> usize {
 
 /// Makes `out` a cache of `identity`: writes `cache.toml`, or compares the one that is there.
 fn settle(identity: &Identity, out: &Path) -> Result<()> {
-    files::require_own(out, &[IDENTITY, MANIFEST], "cache")?;
+    let begun = begins_as(identity, out)?;
+    if begun != Some(true) {
+        files::require_own(out, &[IDENTITY, MANIFEST], "cache")?;
+    }
     if !out.join(IDENTITY).exists() && !out.join(MANIFEST).exists() {
         return identity.save(out);
     }
     match Identity::load(out) {
         Ok(found) => identity.require(&found, out),
         Err(error) => {
-            // The manifest knows what the damaged file was: if that is what this run would write, nothing
-            // is lost by writing it again.
-            if is_manifest_of(identity, out)? {
-                tracing::warn!("{error}; writing it again, as {MANIFEST} has it");
-                identity.save(out)
-            } else {
-                Err(error)
+            // Manifest and shards know what the damaged file was: if that is what this run would write, or
+            // there is nothing yet, nothing is lost by writing it again.
+            if begun == Some(false) || files::read_sealed(&out.join(IDENTITY)).is_ok() {
+                return Err(error);
             }
+            tracing::warn!("{error}; writing it again");
+            identity.save(out)
         }
     }
 }
 
-/// Whether the manifest in `out` is whole and of exactly this identity.
-fn is_manifest_of(identity: &Identity, out: &Path) -> Result<bool> {
-    let Ok(text) = files::read_sealed(&out.join(MANIFEST)) else { return Ok(false) };
-    let Ok(manifest) = toml::from_str::<Manifest>(&text) else { return Ok(false) };
+/// Whether what lies in `out` says that it is of exactly this identity: a whole manifest, or else the shards,
+/// each of which holds the hash of its cache. `None` when there is neither.
+fn begins_as(identity: &Identity, out: &Path) -> Result<Option<bool>> {
     let scratch =
         tempfile::tempdir().map_err(|e| Error::io("create a directory in", std::env::temp_dir(), e))?;
     identity.save(scratch.path())?;
-    Ok(files::blake3_file(&scratch.path().join(IDENTITY))? == manifest.identity)
+    let hash = files::blake3_file(&scratch.path().join(IDENTITY))?;
+    let manifest = files::read_sealed(&out.join(MANIFEST)).ok();
+    if let Some(manifest) = manifest.and_then(|text| toml::from_str::<Manifest>(&text).ok()) {
+        return Ok(Some(manifest.identity == hash));
+    }
+    let Ok(entries) = std::fs::read_dir(out) else { return Ok(None) };
+    let mut shards: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    shards.retain(|path| path.extension().is_some_and(|e| e == "parquet"));
+    if shards.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(shards.iter().any(|path| Rows::open(path, identity, &hash).is_ok())))
 }

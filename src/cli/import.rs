@@ -51,6 +51,13 @@ pub fn run(args: Args, _context: &Context) -> anyhow::Result<()> {
     let name = args.name.as_deref();
     let imported = match &args.like {
         Some(like) => foreign::import(&args.file, ModelConfig::find(like)?, name)?,
+        None if args.file.extension().is_some_and(|e| e == "safetensors" || e == "pt" || e == "pth") => {
+            return Err(Error::format(
+                &args.file,
+                "weights alone do not say which network they are of: give --like PRESET, a model.toml or a model directory",
+            )
+            .into());
+        }
         None => nemo::import(&args.file, name, NemoRule { frames: args.frames, padding: args.padding })?,
     };
     for note in &imported.notes {

@@ -140,6 +140,11 @@ pub fn report_error(error: &anyhow::Error) -> ExitCode {
             text = format!("{text}: {cause}");
         }
     }
+    // What a damaged file holds is not for the terminal to obey.
+    let text: String = text
+        .chars()
+        .map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c })
+        .collect();
     let _ = writeln!(std::io::stderr().lock(), "error: {text}");
     ExitCode::FAILURE
 }

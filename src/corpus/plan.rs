@@ -101,9 +101,18 @@ pub(super) fn open(dir: &Path, settings: &Settings) -> Result<()> {
     let progress = dir.join(PROGRESS);
     let path = progress.join("plan.toml");
     if path.is_file() {
-        let text = files::read_sealed(&path)?;
-        let begun: Settings = toml::from_str(&text).map_err(|e| Error::format(&path, e.to_string()))?;
-        settings.must_match(&begun, dir)?;
+        match files::read_sealed(&path) {
+            Ok(text) => {
+                let begun: Settings =
+                    toml::from_str(&text).map_err(|e| Error::format(&path, e.to_string()))?;
+                settings.must_match(&begun, dir)?;
+            }
+            Err(error) => {
+                // What the records beside it were made for is not known any more.
+                tracing::warn!("{error}; every shard is prepared again");
+                close(dir)?;
+            }
+        }
     }
     files::create_dir(&progress)?;
     files::sweep(&progress)?;

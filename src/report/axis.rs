@@ -53,10 +53,7 @@ impl Axis {
 
     fn ticks(&self) -> Vec<f64> {
         if !self.logarithmic {
-            let step = step(self.high - self.low);
-            let first = (self.low / step).ceil();
-            let tick = |i: u32| (first + f64::from(i)) * step;
-            return (0..).map(tick).take_while(|t| *t <= self.high + step * 1e-9).collect();
+            return self.even_ticks();
         }
         // The finest division that is not too fine.
         let divisions: [&[f64]; 4] = [
@@ -66,7 +63,17 @@ impl Axis {
             &[1.0],
         ];
         let ticks = divisions.map(|d| self.decades(d));
-        ticks.iter().find(|t| t.len() <= TICKS).unwrap_or(&ticks[3]).clone()
+        let ticks = ticks.iter().find(|t| t.len() <= TICKS).unwrap_or(&ticks[3]).clone();
+        // Less than a decade may hold no two of them.
+        if ticks.len() < 2 { self.even_ticks() } else { ticks }
+    }
+
+    /// Multiples of a round step.
+    fn even_ticks(&self) -> Vec<f64> {
+        let step = step(self.high - self.low);
+        let first = (self.low / step).ceil();
+        let tick = |i: u32| (first + f64::from(i)) * step;
+        (0..).map(tick).take_while(|t| *t <= self.high + step * 1e-9).collect()
     }
 }
 
@@ -133,6 +140,7 @@ mod tests {
         assert_eq!(axis([430.0, 120.0]).ticks(), [150.0, 200.0, 250.0, 300.0, 350.0, 400.0, 450.0]);
         assert_eq!(axis([2000.0, 120.0]).ticks(), [200.0, 500.0, 1000.0, 2000.0]);
         assert_eq!(axis([0.5, 40_000.0]).ticks(), [1.0, 10.0, 100.0, 1000.0, 10_000.0]);
+        assert_eq!(axis([10_800.0, 10_200.0]).ticks(), [9500.0, 10_000.0, 10_500.0, 11_000.0, 11_500.0]);
         assert!(Axis::logarithmic([0.0, f64::NAN].into_iter()).is_none());
     }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
+use super::metrics;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::models::parameters::HostTensor;
@@ -36,6 +37,8 @@ pub struct Position {
     pub epoch_loss: (f64, u64),
     /// Length of metrics.jsonl.
     pub metrics_bytes: u64,
+    /// BLAKE3 of that much of it.
+    pub metrics_blake3: String,
     /// The best dev score so far and where it was reached.
     pub best: Option<Best>,
 }
@@ -75,7 +78,7 @@ struct Header {
 }
 
 /// Format of the file.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Key of the header in the safetensors metadata. It is TOML, which gives every f64 back to the last bit;
 /// serde_json, as burn builds it, does not.
 const KEY: &str = "tutornet.checkpoint";
@@ -160,18 +163,34 @@ impl State {
         Ok(Self { position: header.position, optimizer_updates: header.optimizer_updates, tensors })
     }
 
-    /// The newest whole checkpoint of a directory; damaged ones are passed over with a warning.
+    /// The newest whole checkpoint of a directory that fits the log at `metrics`; others are passed over with
+    /// a warning.
     ///
     /// # Errors
-    /// When the directory cannot be listed.
-    pub fn newest(directory: &Path) -> Result<Option<Self>> {
+    /// When the directory cannot be listed, or there are whole checkpoints and the log fits none of them.
+    pub fn newest(directory: &Path, metrics: &Path) -> Result<Option<Self>> {
+        let mut unfit = None;
         for path in list(directory)?.into_iter().rev() {
-            match Self::load(&path) {
-                Ok(state) => return Ok(Some(state)),
+            let state = Self::load(&path);
+            let fits = |s: &Self| {
+                metrics::require_prefix(metrics, s.position.metrics_bytes, &s.position.metrics_blake3)
+            };
+            match state.map(|state| (fits(&state), state)) {
+                Ok((Ok(()), state)) => return Ok(Some(state)),
+                Ok((Err(error), _)) => {
+                    tracing::warn!("passed over {}: {error}", path.display());
+                    unfit = Some(error);
+                }
                 Err(error) => tracing::warn!("passed over a checkpoint: {error}"),
             }
         }
-        Ok(None)
+        match unfit {
+            None => Ok(None),
+            Some(error) => Err(Error::invalid(format!(
+                "{error}; no checkpoint in {} fits the log: put the log back, or start again into another --out",
+                directory.display()
+            ))),
+        }
     }
 }
 
@@ -235,6 +254,7 @@ mod tests {
         };
         let mut state = State::default();
         state.position.update = update;
+        state.position.metrics_blake3 = blake3::hash(b"").to_hex().to_string();
         state.put("model", BTreeMap::from([("a.weight".to_owned(), tensor.clone())]));
         state.put("best", BTreeMap::from([("a.weight".to_owned(), tensor)]));
         state
@@ -255,11 +275,12 @@ mod tests {
     #[test]
     fn the_newest_whole_checkpoint_is_found_and_old_ones_go() {
         let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("metrics.jsonl");
         for update in [1, 20, 300] {
             state(update).save(dir.path(), 2).unwrap();
         }
         assert_eq!(list(dir.path()).unwrap().len(), 2);
-        let mut newest = State::newest(dir.path()).unwrap().unwrap();
+        let mut newest = State::newest(dir.path(), &log).unwrap().unwrap();
         assert_eq!(newest.position.update, 300);
         let model = newest.take("model");
         assert_eq!(model["a.weight"].values[2].to_bits(), f32::MIN_POSITIVE.to_bits());
@@ -274,7 +295,7 @@ mod tests {
             std::fs::write(&path, &bytes).unwrap();
             assert!(State::load(&path).is_err(), "byte {at}");
         }
-        assert_eq!(State::newest(dir.path()).unwrap().unwrap().position.update, 20);
+        assert_eq!(State::newest(dir.path(), &log).unwrap().unwrap().position.update, 20);
         let problems = verify(dir.path()).unwrap();
         assert!(problems.len() == 1 && problems[0].path == path, "{problems:?}");
 
@@ -285,6 +306,6 @@ mod tests {
         std::fs::write(&path, &bytes).unwrap();
         assert!(State::load(&path).is_err());
         state(21).save(dir.path(), 1).unwrap();
-        assert_eq!(State::newest(dir.path()).unwrap().unwrap().position.update, 21);
+        assert_eq!(State::newest(dir.path(), &log).unwrap().unwrap().position.update, 21);
     }
 }

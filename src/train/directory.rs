@@ -90,6 +90,10 @@ impl RunDirectory {
         if done.exists() && whole.is_ok() {
             let done: Done = toml::from_str(&files::read_sealed(&done)?)
                 .map_err(|e| Error::format(path.join(DONE_FILE), e.to_string()))?;
+            let log = files::blake3_file(&directory.metrics()).unwrap_or_default();
+            if log != done.metrics_blake3 {
+                tracing::warn!("{}: not as the finished run left it", directory.metrics().display());
+            }
             let outcome = Outcome {
                 student: directory.student(),
                 updates: done.updates,
@@ -101,8 +105,8 @@ impl RunDirectory {
         if directory.checkpoints().exists() {
             files::sweep(&directory.checkpoints())?;
         }
-        let start =
-            State::newest(&directory.checkpoints())?.map_or(Start::Fresh, |s| Start::From(Box::new(s)));
+        let start = State::newest(&directory.checkpoints(), &directory.metrics())?
+            .map_or(Start::Fresh, |s| Start::From(Box::new(s)));
         Ok((directory, start))
     }
 
@@ -160,6 +164,11 @@ pub fn verify(run: &Path) -> Result<Vec<Problem>> {
             (Err(error), _) => problems.push(Problem::file(run.join(DONE_FILE), error.to_string())),
             (_, Err(error)) => problems.push(Problem::file(&path, error.to_string())),
         }
+    }
+    if !run.join(DONE_FILE).exists()
+        && let Err(error) = State::newest(&run.join(CHECKPOINTS), &run.join(METRICS_FILE))
+    {
+        problems.push(Problem::file(run.join(METRICS_FILE), error.to_string()));
     }
     Ok(problems)
 }

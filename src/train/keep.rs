@@ -1,6 +1,6 @@
 //! What the trainer keeps: checkpoints, and the student at the end.
 
-use super::checkpoint::State;
+use super::checkpoint::{Position, State};
 use super::metrics::Event;
 use super::profile::Part;
 use super::run::{Outcome, Trainer};
@@ -17,6 +17,7 @@ impl Trainer<'_> {
     fn save(&mut self) -> Result<()> {
         self.metrics.sync()?;
         self.position.metrics_bytes = self.metrics.bytes();
+        self.position.metrics_blake3 = self.metrics.blake3();
         let (optimizer_updates, moments) = self.optimizer.export();
         let mut state = State { position: self.position.clone(), optimizer_updates, ..State::default() };
         state.put("model", parameters::export(&self.model.network)?);
@@ -66,6 +67,10 @@ impl Trainer<'_> {
             selected,
         })?;
         self.metrics.sync()?;
+        if self.position.rejected > 0 {
+            let Position { rejected, update, .. } = self.position;
+            tracing::warn!("{rejected} of {update} updates were rejected: a loss or gradient was not finite");
+        }
         let outcome = Outcome {
             student,
             updates: self.position.update,

@@ -1,7 +1,7 @@
 //! `metrics.jsonl`: one JSON object a line, written as the run goes.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -74,12 +74,39 @@ pub enum Event {
     },
 }
 
+/// Of the first `keep` bytes of a log; without a log, of none.
+fn hash_of(path: &Path, keep: u64) -> Result<blake3::Hasher> {
+    let mut hash = blake3::Hasher::new();
+    if keep == 0 {
+        return Ok(hash);
+    }
+    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    let found = std::io::copy(&mut file.take(keep), &mut hash).map_err(|e| Error::io("read", path, e))?;
+    if found < keep {
+        return Err(Error::format(path, format!("expected at least {keep} bytes, found {found}")));
+    }
+    Ok(hash)
+}
+
+/// Refuses a log that does not begin as it did when a checkpoint was written.
+///
+/// # Errors
+/// With what differs.
+pub fn require_prefix(path: &Path, bytes: u64, blake3: &str) -> Result<()> {
+    let found = hash_of(path, bytes)?.finalize().to_hex();
+    if found.as_str() == blake3 {
+        return Ok(());
+    }
+    Err(Error::format(path, format!("its first {bytes} bytes: expected BLAKE3 {blake3}, found {found}")))
+}
+
 /// The open log.
 #[derive(Debug)]
 pub struct Metrics {
     path: PathBuf,
     file: File,
     bytes: u64,
+    hash: blake3::Hasher,
 }
 
 impl Metrics {
@@ -89,17 +116,11 @@ impl Metrics {
     /// # Errors
     /// When the file cannot be opened, or is shorter than `keep`.
     pub fn open(path: &Path, keep: u64) -> Result<Self> {
+        let hash = hash_of(path, keep)?;
         let file =
             File::options().create(true).append(true).open(path).map_err(|e| Error::io("open", path, e))?;
-        let length = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
-        if length < keep {
-            return Err(Error::format(
-                path,
-                format!("expected at least {keep} bytes as in the checkpoint, found {length}"),
-            ));
-        }
         file.set_len(keep).map_err(|e| Error::io("cut", path, e))?;
-        Ok(Self { path: path.to_path_buf(), file, bytes: keep })
+        Ok(Self { path: path.to_path_buf(), file, bytes: keep, hash })
     }
 
     /// Appends a line.
@@ -111,12 +132,18 @@ impl Metrics {
         line.push('\n');
         self.file.write_all(line.as_bytes()).map_err(|e| Error::io("write", &self.path, e))?;
         self.bytes += line.len() as u64;
+        self.hash.update(line.as_bytes());
         Ok(())
     }
 
     /// Bytes written so far; goes into checkpoints.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// BLAKE3 of them; goes there as well.
+    pub fn blake3(&self) -> String {
+        self.hash.finalize().to_hex().to_string()
     }
 
     /// Makes the lines so far survive a crash of the machine.

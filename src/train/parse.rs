@@ -44,7 +44,12 @@ pub fn parse(text: &str, overrides: &[String], path: &Path) -> Result<Pipeline> 
     inherit_optimizer(&mut document);
     // Through text again, so that an error in a value shows the line that holds it.
     let text = toml::to_string(&document).map_err(|e| Error::format(path, e.to_string()))?;
-    let pipeline: Pipeline = toml::from_str(&text).map_err(|e| explain(path, &e))?;
+    let pipeline: Pipeline = toml::from_str(&text).map_err(|e| match explain(path, &e) {
+        Error::Format { path, detail } if !overrides.is_empty() => {
+            Error::format(path, format!("with --set {}: {}", overrides.join(" --set "), detail.trim_end()))
+        }
+        error => error,
+    })?;
     validate(&pipeline).map_err(|detail| Error::format(path, detail))?;
     Ok(pipeline)
 }

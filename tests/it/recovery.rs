@@ -254,3 +254,27 @@ fn a_damaged_run_goes_on_from_what_is_whole() {
         .says(&["passed over a checkpoint", "going on from update"]);
     assert_eq!(contents(&run), whole);
 }
+
+/// A log that was changed, or cut, before a checkpoint does not go on as if nothing had been.
+#[test]
+fn a_damaged_log_is_not_resumed_on() {
+    let fixture = Fixture::get();
+    let pipeline = fixture.pipeline("log", "objective = \"ctc\"\nepochs = 30");
+    let every = ["--set", "checkpoint.every_updates=2", "--set", "checkpoint.keep=3"];
+    assert_eq!(stop_at(fixture, &pipeline, "log", 7, "-TERM", &every), Some(1));
+    let log = fixture.at("log/metrics.jsonl");
+    let whole = std::fs::read(&log).unwrap();
+    let resume = [&every[..], &["--resume"]].concat();
+    // Cut in the last line: an older checkpoint fits what is left.
+    std::fs::write(&log, &whole[..whole.len() - 20]).unwrap();
+    exits(tutornet().arg("verify").arg(fixture.at("log")), 1);
+    let stopped = stop_at(fixture, &pipeline, "log", 9, "-TERM", &resume);
+    assert_eq!(stopped, Some(1));
+    // Changed in the first line: none does.
+    let mut bytes = std::fs::read(&log).unwrap();
+    let at = bytes.iter().position(u8::is_ascii_digit).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&log, bytes).unwrap();
+    exits(tutornet().arg("verify").arg(fixture.at("log")), 1).prints(&["metrics.jsonl"]);
+    fails(&mut fixture.train(&pipeline, "log", &resume), &["metrics.jsonl", "fits the log", "another --out"]);
+}
