@@ -76,7 +76,10 @@ def measure(row, arguments, directory):
     inputs = str(directory / "inputs.safetensors")
     # A process of its own draws the inputs, so that its memory is not counted.
     source = Side([arguments.ours], arguments.threads)
+    drawn = row
     row = {**row, **source.ask("prepare", row=row, path=inputs)["row"]}
+    if "padded" in row:  # real utterances have lengths of their own
+        row["flop"] *= row["padded"] * len(row["frames"]) / (drawn["padded"] * len(drawn["frames"]))
     source.close()
     results = []
     for name, side in (("ours", ours), ("theirs", theirs)):

@@ -101,8 +101,9 @@ class DeepSpeech2(nn.Module):
         self.head = nn.Conv1d(256, labels, 1)
 
     def recur(self, stack, x, frames):
-        packed = nn.utils.rnn.pack_padded_sequence(x, frames, batch_first=True, enforce_sorted=False)
-        return nn.utils.rnn.pad_packed_sequence(stack(packed)[0], batch_first=True, total_length=x.shape[1])[0]
+        # What follows an utterance's end cannot reach back: no packing, whose backward pass takes minutes here.
+        valid = torch.arange(x.shape[1])[None, :] < frames[:, None]
+        return stack(x)[0].masked_fill(~valid[:, :, None], 0)
 
     def forward(self, x, frames):
         mask = lambda y: (torch.arange(y.shape[-1])[None, :] < frames[:, None])[:, None, None, :]
