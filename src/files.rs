@@ -217,6 +217,27 @@ pub fn blake3_file(path: &Path) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
+/// Bytes of a file; `None` when it is not there.
+///
+/// # Errors
+/// When the system refuses for another reason.
+pub fn size(path: &Path) -> Result<Option<u64>> {
+    match std::fs::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata.len())),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("read", path, e)),
+    }
+}
+
+/// Says how a file's BLAKE3 differs from `expected`, if it does.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn hash_difference(path: &Path, expected: &str) -> Result<Option<String>> {
+    let found = blake3_file(path)?;
+    Ok((found != expected).then(|| format!("expected BLAKE3 {expected}, found {found}")))
+}
+
 /// An exclusive lock on a directory, held until dropped (or until the process dies).
 #[derive(Debug)]
 pub struct DirectoryLock {

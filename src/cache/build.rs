@@ -250,9 +250,10 @@ fn frames_of(seconds: f64) -> usize {
 
 /// Makes `out` a cache of `identity`: writes `cache.toml`, or compares the one that is there.
 fn settle(identity: &Identity, out: &Path) -> Result<()> {
-    let begun = begins_as(identity, out)?;
-    if begun != Some(true) {
-        files::require_own(out, &[IDENTITY, MANIFEST], "cache")?;
+    if let Err(foreign) = files::require_own(out, &[IDENTITY, MANIFEST], "cache")
+        && begins_as(identity, out)? != Some(true)
+    {
+        return Err(foreign);
     }
     if !out.join(IDENTITY).exists() && !out.join(MANIFEST).exists() {
         return identity.save(out);
@@ -262,7 +263,8 @@ fn settle(identity: &Identity, out: &Path) -> Result<()> {
         Err(error) => {
             // Manifest and shards know what the damaged file was: if that is what this run would write, or
             // there is nothing yet, nothing is lost by writing it again.
-            if begun == Some(false) || files::read_sealed(&out.join(IDENTITY)).is_ok() {
+            let whole = files::read_sealed(&out.join(IDENTITY)).is_ok();
+            if whole || begins_as(identity, out)? == Some(false) {
                 return Err(error);
             }
             tracing::warn!("{error}; writing it again");
@@ -274,10 +276,7 @@ fn settle(identity: &Identity, out: &Path) -> Result<()> {
 /// Whether what lies in `out` says that it is of exactly this identity: a whole manifest, or else the shards,
 /// each of which holds the hash of its cache. `None` when there is neither.
 fn begins_as(identity: &Identity, out: &Path) -> Result<Option<bool>> {
-    let scratch =
-        tempfile::tempdir().map_err(|e| Error::io("create a directory in", std::env::temp_dir(), e))?;
-    identity.save(scratch.path())?;
-    let hash = files::blake3_file(&scratch.path().join(IDENTITY))?;
+    let hash = identity.blake3()?;
     let manifest = files::read_sealed(&out.join(MANIFEST)).ok();
     if let Some(manifest) = manifest.and_then(|text| toml::from_str::<Manifest>(&text).ok()) {
         return Ok(Some(manifest.identity == hash));

@@ -139,9 +139,21 @@ impl Identity {
     /// # Errors
     /// See [`files::write_sealed`].
     pub fn save(&self, dir: &Path) -> Result<()> {
-        let path = dir.join(IDENTITY);
-        let text = toml::to_string(self).map_err(|e| Error::format(&path, e.to_string()))?;
-        files::write_sealed(&path, &text)
+        files::write(&dir.join(IDENTITY), self.sealed()?.as_bytes())
+    }
+
+    /// BLAKE3 of the file that [`Identity::save`] writes.
+    ///
+    /// # Errors
+    /// When the identity has no TOML form.
+    pub fn blake3(&self) -> Result<String> {
+        Ok(blake3::hash(self.sealed()?.as_bytes()).to_hex().to_string())
+    }
+
+    fn sealed(&self) -> Result<String> {
+        toml::to_string(self)
+            .map(|text| files::seal(&text))
+            .map_err(|e| Error::format(IDENTITY, e.to_string()))
     }
 
     /// Refuses `found`, the identity of the cache in `dir`, unless it is this one in every field.

@@ -55,12 +55,10 @@ impl ShardEntry {
     /// # Errors
     /// When the file cannot be read for another reason than that it is not there.
     pub fn difference(&self, dir: &Path) -> Result<Option<String>> {
-        let path = dir.join(&self.file);
         if let Some(difference) = self.size_difference(dir)? {
             return Ok(Some(difference));
         }
-        let found = files::blake3_file(&path)?;
-        Ok((found != self.blake3).then(|| format!("expected BLAKE3 {}, found {found}", self.blake3)))
+        files::hash_difference(&dir.join(&self.file), &self.blake3)
     }
 
     /// Like [`ShardEntry::difference`], from the file's size alone.
@@ -68,12 +66,7 @@ impl ShardEntry {
     /// # Errors
     /// As for [`ShardEntry::difference`].
     pub fn size_difference(&self, dir: &Path) -> Result<Option<String>> {
-        let path = dir.join(&self.file);
-        let found = match std::fs::metadata(&path) {
-            Ok(metadata) => metadata.len(),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Some("missing".to_owned())),
-            Err(e) => return Err(Error::io("read", &path, e)),
-        };
+        let Some(found) = files::size(&dir.join(&self.file))? else { return Ok(Some("missing".to_owned())) };
         Ok((found != self.bytes).then(|| format!("expected {} bytes, found {found}: truncated?", self.bytes)))
     }
 }

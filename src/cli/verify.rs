@@ -45,7 +45,7 @@ pub fn run(args: Args, _context: &Context) -> anyhow::Result<()> {
     }
     let repair = match kind {
         Kind::Cache => "run the `tutornet cache` command that made it once more, it rewrites what is bad",
-        Kind::Corpus => "remove the directory and run the `tutornet prep` command that made it once more",
+        Kind::Corpus => "the `tutornet prep` command that made it writes what is bad again, and nothing else",
         Kind::Model => "import, train or copy the model again",
         Kind::Run => "what is whole is still of use: see each line",
     };

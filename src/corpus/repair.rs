@@ -138,14 +138,11 @@ fn skipped_is_whole(dir: &Path, manifest: &Manifest) -> bool {
 /// How a shard differs from its entry in the manifest.
 fn damage(dir: &Path, entry: &ShardEntry) -> Result<Option<String>> {
     let path = dir.join(&entry.file);
-    match std::fs::metadata(&path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Some("missing".to_owned())),
-        Err(e) => return Err(Error::io("read", &path, e)),
-        Ok(file) if file.len() != entry.bytes => {
-            return Ok(Some(format!("expected {} bytes, found {}", entry.bytes, file.len())));
+    match files::size(&path)? {
+        None => Ok(Some("missing".to_owned())),
+        Some(found) if found != entry.bytes => {
+            Ok(Some(format!("expected {} bytes, found {found}", entry.bytes)))
         }
-        Ok(_) => {}
+        Some(_) => files::hash_difference(&path, &entry.blake3),
     }
-    let found = files::blake3_file(&path)?;
-    Ok((found != entry.blake3).then(|| format!("expected BLAKE3 {}, found {found}", entry.blake3)))
 }

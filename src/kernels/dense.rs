@@ -10,6 +10,7 @@
 
 use rayon::prelude::*;
 
+use super::conv2d::Conv2dOptions;
 use super::product::{Product, Shared, Strip, filled};
 use super::scratch::Scratch;
 
@@ -30,11 +31,8 @@ pub(super) struct Plane {
 impl Plane {
     /// Rows and columns of the output.
     pub(super) fn size_out(&self) -> [usize; 2] {
-        [0, 1].map(|d| {
-            let span = self.dilation[d] * (self.kernel[d] - 1) + 1;
-            let padded = self.size[d] + self.padding[d].0 + self.padding[d].1;
-            if padded < span { 0 } else { (padded - span) / self.stride[d] + 1 }
-        })
+        let Self { padding, stride, dilation, .. } = *self;
+        Conv2dOptions { stride, padding, dilation }.output_size(self.size, self.kernel)
     }
 
     /// Rows and columns with the zeros around them.
