@@ -161,15 +161,16 @@ bench: ## Times what the design makes claims about
 
 # PyTorch beside us on the same work (docs: benches/peers/compare.py). About 3 GB are downloaded once;
 # PEERS_PYTHON=some/python uses an interpreter that has the packages of requirements.txt already.
+# CORPUS and its CACHE give the training steps real utterances and targets, SPEECH the teacher a whole corpus.
 PEERS_PYTHON ?= .venv-peers/bin/python
 ROWS ?=
 ROUNDS ?= 9
 
-bench-peers: $(if $(filter .venv-peers/%,$(PEERS_PYTHON)),.venv-peers/.done) ## [ROWS=words] [ROUNDS=9] [CORPUS=dir CACHE=dir]: ours against PyTorch, one table
+bench-peers: $(if $(filter .venv-peers/%,$(PEERS_PYTHON)),.venv-peers/.done) ## [ROWS=words] [ROUNDS=9] [CORPUS=dir CACHE=dir] [SPEECH=dir]: ours against PyTorch
 	@program=$$($(CARGO) bench --locked --bench peers --no-run --message-format=json-render-diagnostics \
 		| sed -nE 's/.*"name":"peers".*"executable":"([^"]+)".*/\1/p'); \
 	$(PEERS_PYTHON) benches/peers/compare.py --ours "$$program" --out $(TARGET)/bench-peers.json --rows "$(ROWS)" --rounds $(ROUNDS) \
-		$(if $(CORPUS),--corpus $(CORPUS) --cache $(CACHE))
+		$(if $(CORPUS),--corpus $(CORPUS) --cache $(CACHE)) $(if $(SPEECH),--speech $(SPEECH))
 
 .venv-peers/.done: benches/peers/requirements.txt
 	$(PYTHON) -m venv --clear .venv-peers

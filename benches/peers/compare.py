@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy
 from safetensors.numpy import load_file
 
-from rows import ROWS
+from rows import ROWS, forward_flop
 
 HERE = Path(__file__).parent
 
@@ -78,7 +78,9 @@ def measure(row, arguments, directory):
     source = Side([arguments.ours], arguments.threads)
     drawn = row
     row = {**row, **source.ask("prepare", row=row, path=inputs)["row"]}
-    if "padded" in row:  # real utterances have lengths of their own
+    if row["kind"] == "forward":  # real utterances have lengths of their own
+        row["flop"] = forward_flop(row["network"], row["batches"])
+    elif "padded" in row:
         row["flop"] *= row["padded"] * len(row["frames"]) / (drawn["padded"] * len(drawn["frames"]))
     source.close()
     results = []
@@ -155,8 +157,9 @@ def main():
     parser.add_argument("--ours", required=True, help="the program built from benches/peers/main.rs")
     parser.add_argument("--out", type=Path, required=True, help="where the JSON goes")
     parser.add_argument("--rows", default="", help="only rows whose name contains one of these words")
-    parser.add_argument("--corpus", type=Path, help="take the 16 utterances of whole networks from this corpus")
+    parser.add_argument("--corpus", type=Path, help="take the 16 utterances of training steps from this corpus")
     parser.add_argument("--cache", type=Path, help="and their targets from this teacher's cache")
+    parser.add_argument("--speech", type=Path, help="run the teacher over the whole of this corpus")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.7, help="of one round")
@@ -170,7 +173,11 @@ def main():
                  + "; ".join(row["work"] for row in ROWS))
     if arguments.corpus:
         real = {"corpus": str(arguments.corpus), "cache": str(arguments.cache)}
-        chosen = [{**row, **real} if "16 utterances" in row["work"] else row for row in chosen]
+        chosen = [{**row, **real} if row["kind"] == "step" else row for row in chosen]
+    if arguments.speech:
+        named = f", all of {arguments.speech.name}"
+        chosen = [{**row, "corpus": str(arguments.speech), "work": row["work"] + named} if row.get("speech") else row
+                  for row in chosen]
     peak = matmul_peak(arguments)
     print(f"{processor()}, {arguments.threads} threads, measured matmul peak {peak:.0f} GFLOP/s")
     print(f"{'work':<42}{'ours ms':>10}{'PyTorch ms':>12}{'ratio (quartiles)':>20}{'limit':>7}"

@@ -159,16 +159,22 @@ class Forward:
         self.model, named = network(row)
         load_weights(named, inputs, "weights.")
         self.model.eval()
-        self.features, self.frames = inputs["features"], torch.tensor(row["frames"])
+        self.batches = [(inputs[f"features.{i}"], torch.tensor(batch["frames"]))
+                        for i, batch in enumerate(row["batches"])]
 
     @torch.no_grad()
     def run(self):
-        return self.model(self.features, self.frames)
+        for features, frames in self.batches:
+            self.model(features, frames)
 
+    @torch.no_grad()
     def outputs(self):
-        _, logits, frames = self.run()
-        valid = torch.arange(logits.shape[1])[None, :] < frames[:, None]
-        return {"logits": logits * valid[:, :, None]}
+        outputs = {}
+        for i, (features, lengths) in enumerate(self.batches):
+            _, logits, frames = self.model(features, lengths)
+            valid = torch.arange(logits.shape[1])[None, :] < frames[:, None]
+            outputs[f"logits.{i}"] = logits * valid[:, :, None]
+        return outputs
 
 
 class Step:

@@ -16,6 +16,7 @@ use tutornet::train::stream::Batch;
 
 use super::tensors::{Named, Tensors};
 use super::{Row, Work, real};
+use real::Padded;
 
 const LABELS: usize = 29;
 
@@ -36,9 +37,11 @@ pub fn prepare(row: &Row) -> Vec<Named> {
         .into_iter()
         .map(|(name, tensor)| trained(&name, tensor))
         .collect();
-    let batch = match row.parameters.contains_key("corpus") {
-        true => real::batch(row, &model),
-        false => drawn(row, &model),
+    let batch = match (row.kind.as_str(), row.parameters.contains_key("corpus")) {
+        ("forward", true) => real::speech(row),
+        ("forward", false) => noise(&row.get::<Vec<Padded>>("batches")),
+        (_, true) => real::batch(row, &model),
+        (_, false) => drawn(row, &model),
     };
     if row.kind == "step" {
         let teacher = batch.iter().find(|t| t.name == "hidden").map_or(0, |t| t.shape[1]);
@@ -51,17 +54,24 @@ pub fn prepare(row: &Row) -> Vec<Named> {
     named
 }
 
-/// Features as after normalisation, a teacher's hidden states about half zero, and posteriors with a peak.
+/// Features as after normalisation, a tensor for each batch.
+fn noise(batches: &[Padded]) -> Vec<Named> {
+    let one = |(index, Padded { frames, padded, .. }): (usize, &Padded)| {
+        let mut features = Named::normal(&format!("features.{index}"), &[frames.len(), 64, *padded], 1.0);
+        for (row, values) in features.values.chunks_exact_mut(*padded).enumerate() {
+            values[frames[row / 64]..].fill(0.0);
+        }
+        features
+    };
+    batches.iter().enumerate().map(one).collect()
+}
+
+/// Features, a teacher's hidden states about half zero, and posteriors with a peak.
 fn drawn(row: &Row, model: &Model) -> Vec<Named> {
     let frames: Vec<usize> = row.get("frames");
     let (batch, padded): (usize, usize) = (frames.len(), row.get("padded"));
-    let mut features = Named::normal("features", &[batch, 64, padded], 1.0);
-    for (row, values) in features.values.chunks_exact_mut(padded).enumerate() {
-        values[frames[row / 64]..].fill(0.0);
-    }
-    if row.kind == "forward" {
-        return vec![features];
-    }
+    let features = noise(&[Padded { frames: frames.clone(), padded, indices: Vec::new() }]).remove(0);
+    let features = Named::new("features", &features.shape, features.values);
     let outputs = model.output_frames(padded);
     let valid: Vec<usize> = frames.iter().map(|&f| model.output_frames(f)).collect();
     let mut hidden = Named::normal("hidden", &[batch, model.hidden_width(), outputs], 1.0);
@@ -111,41 +121,44 @@ fn weights(
     shapes.iter().map(|shape| (shape.name.clone(), tensor(shape))).collect()
 }
 
-/// A forward pass in evaluation.
+/// Forward passes in evaluation, batch after batch.
 #[derive(Debug)]
 pub struct Forward {
     model: Model,
-    features: Tensor<3>,
-    frames: Vec<usize>,
+    batches: Vec<(Tensor<3>, Vec<usize>)>,
 }
 
 impl Forward {
     /// With the weights and features of a file.
     pub fn load(row: &Row, inputs: &Tensors) -> Self {
         let device = Device::flex();
-        Self {
-            model: model(row, inputs, &device),
-            features: inputs.tensor("features", &device),
-            frames: row.get("frames"),
-        }
+        let padded: Vec<Padded> = row.get("batches");
+        let features = |index: usize| inputs.tensor(&format!("features.{index}"), &device);
+        let batches = padded.into_iter().enumerate().map(|(i, batch)| (features(i), batch.frames)).collect();
+        Self { model: model(row, inputs, &device), batches }
     }
 }
 
 impl Work for Forward {
     fn run(&mut self) {
-        let output = self.model.forward(self.features.clone(), &self.frames, Mode::Evaluate);
-        std::hint::black_box(output.logits.into_data());
+        for (features, frames) in &self.batches {
+            let output = self.model.forward(features.clone(), frames, Mode::Evaluate);
+            std::hint::black_box(output.logits.into_data());
+        }
     }
 
     fn outputs(&mut self) -> Vec<Named> {
-        let output = self.model.forward(self.features.clone(), &self.frames, Mode::Evaluate);
-        // Beyond an utterance's end the values mean nothing.
-        let mut logits = Named::of("logits", output.logits);
-        let padded = logits.shape[1];
-        for (values, frames) in logits.values.chunks_exact_mut(padded * LABELS).zip(&output.frames) {
-            values[frames * LABELS..].fill(0.0);
-        }
-        vec![logits]
+        let one = |(index, (features, frames)): (usize, &(Tensor<3>, Vec<usize>))| {
+            let output = self.model.forward(features.clone(), frames, Mode::Evaluate);
+            // Beyond an utterance's end the values mean nothing.
+            let mut logits = Named::of(&format!("logits.{index}"), output.logits);
+            let padded = logits.shape[1];
+            for (values, frames) in logits.values.chunks_exact_mut(padded * LABELS).zip(&output.frames) {
+                values[frames * LABELS..].fill(0.0);
+            }
+            logits
+        };
+        self.batches.iter().enumerate().map(one).collect()
     }
 }
 

@@ -1,7 +1,8 @@
-//! A batch of real utterances with a teacher's cached targets, for the rows of whole networks.
+//! Real utterances for the rows of whole networks: a batch with a teacher's cached targets, or all of a corpus.
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tutornet::cache::Cache;
 use tutornet::corpus::Corpus;
@@ -15,6 +16,18 @@ use super::tensors::Named;
 /// Utterances of a batch.
 const COUNT: usize = 16;
 
+/// A padded batch of a forward pass.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Padded {
+    /// Feature frames of each utterance.
+    pub frames: Vec<usize>,
+    /// Feature frames that all are padded to.
+    pub padded: usize,
+    /// Their places in the corpus; none for drawn features.
+    #[serde(default)]
+    pub indices: Vec<usize>,
+}
+
 /// Gives the row the lengths and transcripts of the batch that [`batch`] then reads: neighbours in length,
 /// three quarters up from the shortest.
 pub fn describe(row: &mut Row) {
@@ -22,17 +35,21 @@ pub fn describe(row: &mut Row) {
     let utterances = corpus.utterances();
     let mut order: Vec<usize> = (0..utterances.len()).collect();
     order.sort_by_key(|&i| (utterances[i].frames, i));
+    if row.kind == "forward" {
+        let batches: Vec<Padded> = order.chunks(COUNT).map(|chosen| padded(&corpus, chosen)).collect();
+        row.parameters.insert("batches".to_owned(), json!(batches));
+        return;
+    }
     let from = (order.len() * 3 / 4).min(order.len().saturating_sub(COUNT));
     let chosen = &order[from..order.len().min(from + COUNT)];
-    let frames: Vec<u32> = chosen.iter().map(|&i| utterances[i].frames).collect();
-    let longest = frames.iter().copied().max().unwrap_or(0);
+    let Padded { frames, padded, indices } = padded(&corpus, chosen);
     let labels = Labels::english();
     let targets: Vec<Vec<u32>> =
         chosen.iter().map(|&i| labels.encode(&utterances[i].text).expect("a transcript")).collect();
     let values = [
-        ("indices", json!(chosen)),
+        ("indices", json!(indices)),
         ("frames", json!(frames)),
-        ("padded", json!(longest.next_multiple_of(16))),
+        ("padded", json!(padded)),
         ("targets", json!(targets)),
     ];
     row.parameters.extend(values.map(|(name, value)| (name.to_owned(), value)));
@@ -42,20 +59,36 @@ fn open(row: &Row) -> Corpus {
     Corpus::open(Path::new(&row.get::<String>("corpus"))).unwrap_or_else(|e| super::fail(&e.to_string()))
 }
 
-/// Features, and for a training step hidden states, frame weights and posteriors.
-pub fn batch(row: &Row, model: &Model) -> Vec<Named> {
-    let (corpus, indices): (Corpus, Vec<usize>) = (open(row), row.get("indices"));
-    let padded: usize = row.get("padded");
+fn padded(corpus: &Corpus, indices: &[usize]) -> Padded {
+    let frames: Vec<usize> = indices.iter().map(|&i| corpus.utterances()[i].frames as usize).collect();
+    let longest = frames.iter().copied().max().unwrap_or(0);
+    Padded { frames, padded: longest.next_multiple_of(16), indices: indices.to_vec() }
+}
+
+fn features(corpus: &Corpus, name: &str, indices: &[usize], padded: usize) -> Named {
     let mut values = Vec::new();
     let mut features = vec![0.0; indices.len() * BINS * padded];
     for (&index, out) in indices.iter().zip(features.chunks_exact_mut(BINS * padded)) {
         corpus.features(index, &mut values).expect("features");
         transpose(&values, BINS, out, padded);
     }
-    let features = Named::new("features", &[indices.len(), BINS, padded], features);
-    if row.kind == "forward" {
-        return vec![features];
-    }
+    Named::new(name, &[indices.len(), BINS, padded], features)
+}
+
+/// Features of every batch of the corpus.
+pub fn speech(row: &Row) -> Vec<Named> {
+    let (corpus, batches): (Corpus, Vec<Padded>) = (open(row), row.get("batches"));
+    let one = |(i, batch): (usize, &Padded)| {
+        features(&corpus, &format!("features.{i}"), &batch.indices, batch.padded)
+    };
+    batches.iter().enumerate().map(one).collect()
+}
+
+/// Features, hidden states, frame weights and posteriors of a training step.
+pub fn batch(row: &Row, model: &Model) -> Vec<Named> {
+    let (corpus, indices): (Corpus, Vec<usize>) = (open(row), row.get("indices"));
+    let padded: usize = row.get("padded");
+    let mut values = Vec::new();
     let cache = Cache::open(Path::new(&row.get::<String>("cache")));
     let cache = cache.unwrap_or_else(|e| super::fail(&e.to_string()));
     let (width, labels) = (cache.identity().hidden_width as usize, cache.identity().labels.count());
@@ -73,7 +106,7 @@ pub fn batch(row: &Row, model: &Model) -> Vec<Named> {
         place.iter_mut().zip(&values).for_each(|(p, log)| *p = log.exp());
     }
     vec![
-        features,
+        features(&corpus, "features", &indices, padded),
         Named::new("hidden", &[indices.len(), width, outputs], hidden),
         Named::new("weight", &[indices.len(), 1, outputs], weight),
         Named::new("posterior", &[indices.len(), outputs, labels], posterior),

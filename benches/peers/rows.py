@@ -125,10 +125,15 @@ def step(work, network, objective, limit):
             "objective": objective, "learning_rate": 1e-3, "weight_decay": 1e-3, "tolerance": STEP, **kind, **one}
 
 
-def forward(work, network, frames, limit, limit_mib=None):
-    one = batch(frames)
-    return {"work": work, "kind": "forward", "limit": limit, "limit_mib": limit_mib,
-            "flop": flop_of(network, len(frames), one["padded"]), "network": network, **one}
+def forward(work, network, frames, limit, limit_mib=None, speech=None):
+    """A teacher over batches; `speech` marks the row that a corpus of real speech can take the place of."""
+    batches = [{key: batch(frames)[key] for key in ("frames", "padded")}]
+    return {"work": work, "kind": "forward", "limit": limit, "limit_mib": limit_mib, "network": network,
+            "flop": forward_flop(network, batches), "batches": batches, "speech": speech}
+
+
+def forward_flop(network, batches):
+    return sum(flop_of(network, len(b["frames"]), b["padded"]) for b in batches)
 
 
 ROWS = [
@@ -143,6 +148,6 @@ ROWS = [
     step("step jasper-mini ctc+skd, 16 utterances", JASPER_MINI, "ctc+skd", 1.0),
     step("step jasper-mini rkd, 16 utterances", JASPER_MINI, "rkd", 1.0),
     step("step deepspeech2 ctc+skd, 16 utterances", "deepspeech2", "ctc+skd", 1.2),
-    forward("forward quartznet15x5, 16 utterances", QUARTZNET, BUCKET, 0.9),
+    forward("forward quartznet15x5", QUARTZNET, BUCKET, 0.9, speech=True),
     forward("forward jasper-dr-10x5, 60 s", JASPER_DR, [6000], 1.1, 3 * 1024),
 ]
