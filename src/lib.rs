@@ -8,8 +8,8 @@
 //!    layer, one weight a frame and the posterior.
 //! 4. [`train`] memory-maps caches and trains students on the objectives of [`distill`]; it never
 //!    loads a teacher.
-//! 5. [`decode`] and [`score`] turn logits into text and text into error rates; [`report`] puts
-//!    runs side by side.
+//! 5. [`decode`] (with the n-gram models of [`lm`]) and [`score`] turn logits into text and text into
+//!    error rates; [`report`] puts runs side by side.
 //!
 //! Between two steps lies a directory that can be inspected, verified, copied and read without
 //! this program: its tables are the Parquet files of [`shard`], its texts are TOML.
@@ -27,6 +27,7 @@ pub mod features;
 pub mod files;
 pub mod kernels;
 pub mod labels;
+pub mod lm;
 pub mod memory;
 pub mod models;
 pub mod progress;

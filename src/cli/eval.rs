@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Context;
+use super::search::SearchArgs;
 use crate::corpus::Corpus;
 use crate::device::DeviceChoice;
 use crate::files;
@@ -15,8 +16,9 @@ use crate::score::{EvaluateOptions, Scores, Subject, evaluate, write_utterance_s
   tutornet eval --model models/quartznet15x5 --corpus data/dev-clean
   tutornet eval --model runs/ctc/student --corpus data/dev-clean --out runs/ctc/scores/dev-clean.json
   tutornet eval --model runs/ctc/student --corpus data/dev-clean --per-utterance - --align
+  tutornet eval --model runs/ctc/student --corpus data/dev-clean --lm lm/train.arpa --lm-weight 2 --word-bonus 1.5
 
-Decoding is greedy, without a language model. Rates are percentages; intervals are 95 % bootstrap
+Decoding is greedy unless --beam or --lm is given. Rates are percentages; intervals are 95 % bootstrap
 intervals over utterances.")]
 pub struct Args {
     /// Model directory, as `import` and `train` make it
@@ -44,6 +46,8 @@ pub struct Args {
     /// Padded audio in a batch, in seconds
     #[arg(long, default_value_t = 120.0, value_name = "SECONDS")]
     batch_seconds: f64,
+    #[command(flatten)]
+    search: SearchArgs,
 }
 
 /// Runs `tutornet eval`.
@@ -60,6 +64,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let device = args.device.open()?;
     let model = Model::load(&args.model, &device)?;
     let options = EvaluateOptions {
+        decoder: args.search.open(false)?,
         batch_seconds: args.batch_seconds,
         progress: Some("eval".to_owned()),
         stop: context.stop.clone(),

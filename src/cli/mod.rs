@@ -8,9 +8,11 @@ mod eval;
 mod import;
 mod inspect;
 mod kind;
+mod lm;
 mod log;
 mod prep;
 mod report;
+mod search;
 mod train;
 mod transcribe;
 mod verify;
@@ -60,6 +62,8 @@ enum Command {
     Eval(eval::Args),
     /// Turn audio files into text
     Transcribe(transcribe::Args),
+    /// Build n-gram language models for the beam search
+    Lm(lm::Args),
     /// Put runs side by side: a table and plots
     Report(report::Args),
     /// Check that every byte of a corpus, model, cache or run is as it was written
@@ -91,6 +95,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Train(args) => train::run(args, &context),
         Command::Eval(args) => eval::run(args, &context),
         Command::Transcribe(args) => transcribe::run(args, &context),
+        Command::Lm(args) => lm::run(args, &context),
         Command::Report(args) => report::run(args, &context),
         Command::Verify(args) => verify::run(args, &context),
         Command::Inspect(args) => inspect::run(args, &context),

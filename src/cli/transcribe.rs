@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::Context;
+use super::search::SearchArgs;
 use crate::decode::transcribe_file;
 use crate::device::DeviceChoice;
 use crate::error::Error;
@@ -27,6 +28,8 @@ pub struct Args {
     /// FLAC or WAV files of any sampling rate; several channels are mixed
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
+    #[command(flatten)]
+    search: SearchArgs,
 }
 
 /// Runs `tutornet transcribe`.
@@ -36,12 +39,13 @@ pub struct Args {
 pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let device = args.device.open()?;
     let model = Model::load(&args.model, &device)?;
+    let decoder = args.search.open(false)?;
     let mut failed = 0;
     for path in &args.files {
         if context.stop.requested() {
             return Err(Error::Interrupted("not all files were transcribed".to_owned()).into());
         }
-        match transcribe_file(&model, path, &device) {
+        match transcribe_file(&model, path, &device, &decoder) {
             Ok(transcript) => {
                 super::print(&format!("{}\t{}", path.display(), normalise_spaces(&transcript.text)))?;
             }

@@ -28,6 +28,7 @@ pub use manifest::{MANIFEST, Manifest, ShardEntry, SkippedFile};
 pub use prep::{Options, Outcome, SKIPPED, prep};
 pub use reason::{Reason, Skipped};
 pub use schema::VERSION;
+pub use text::normalise_transcript;
 pub use verify::{Description, describe, verify};
 
 use crate::error::{Error, Result};

@@ -1,7 +1,16 @@
 //! Transcripts as sequences of the English labels.
 
 use super::reason::{Fault, Reason};
+use crate::error::{Error, Result};
 use crate::labels::Labels;
+
+/// Text of any source as `prep` would keep it as a transcript.
+///
+/// # Errors
+/// When there are no words, or a character that no label can spell.
+pub fn normalise_transcript(text: &str, labels: &Labels) -> Result<String> {
+    normalise(text, labels).map_err(|fault| Error::invalid(fault.detail))
+}
 
 /// A transcript in the 29 labels: lower case, single spaces, plain apostrophes, Latin letters
 /// without their diacritics.

@@ -4,13 +4,15 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::Transcript;
+use rayon::prelude::*;
+
+use super::{Decoder, Transcript};
 use crate::corpus::decode_audio;
 use crate::error::{Error, Result};
 use crate::models::{Mode, Model};
 
 /// Runs the model over padded features ([batch, bins, frames]; each row has `frames` valid ones)
-/// and decodes every row greedily; `name` says what a row is, for errors.
+/// and decodes every row; `name` says what a row is, for errors.
 ///
 /// # Errors
 /// When a valid frame's logits are not finite, naming the row, or the device fails.
@@ -18,7 +20,8 @@ pub fn recognise(
     model: &Model,
     features: Tensor<3>,
     frames: &[usize],
-    name: impl Fn(usize) -> String,
+    decoder: &Decoder,
+    name: impl Fn(usize) -> String + Sync,
 ) -> Result<Vec<Transcript>> {
     let output = model.forward(features, frames, Mode::Evaluate);
     let [_, padded, labels] = output.logits.dims();
@@ -30,7 +33,7 @@ pub fn recognise(
     let transcript = |(row, &valid): (usize, &usize)| {
         let logits = &logits[row * padded * labels..][..valid * labels];
         if logits.iter().all(|v| v.is_finite()) {
-            return Ok(Transcript::greedy(logits, valid, &model.config.labels));
+            return Ok(decoder.decode(logits, valid, &model.config.labels));
         }
         Err(Error::NonFinite(format!(
             "model {}: the logits of {} are not finite; the weights diverged in training, or the device failed",
@@ -38,14 +41,14 @@ pub fn recognise(
             name(row)
         )))
     };
-    output.frames.iter().enumerate().map(transcript).collect()
+    output.frames.par_iter().enumerate().map(transcript).collect()
 }
 
 /// The text of an audio file (FLAC or WAV, any rate), with the spaces that the model gave.
 ///
 /// # Errors
 /// When the file cannot be decoded, is too short for a single frame, or [`recognise`] fails.
-pub fn transcribe_file(model: &Model, path: &Path, device: &Device) -> Result<Transcript> {
+pub fn transcribe_file(model: &Model, path: &Path, device: &Device, decoder: &Decoder) -> Result<Transcript> {
     let audio = decode_audio(path)?;
     let features = model.config.frontend.features(&audio.samples);
     if features.frames == 0 {
@@ -54,7 +57,8 @@ pub fn transcribe_file(model: &Model, path: &Path, device: &Device) -> Result<Tr
     }
     let shape = [1, features.frames, features.bins];
     let values = Tensor::<3>::from_data(TensorData::new(features.values, shape), device);
-    let mut transcripts =
-        recognise(model, values.swap_dims(1, 2), &[features.frames], |_| path.display().to_string())?;
+    let mut transcripts = recognise(model, values.swap_dims(1, 2), &[features.frames], decoder, |_| {
+        path.display().to_string()
+    })?;
     Ok(transcripts.pop().unwrap_or_default())
 }

@@ -6,16 +6,18 @@ use crossbeam::channel::bounded;
 use super::batches::group;
 use super::evaluation::{Evaluation, UtteranceScore};
 use crate::corpus::Corpus;
-use crate::decode::{Transcript, recognise};
+use crate::decode::{Decoder, Transcript, recognise};
 use crate::error::{Error, Result};
 use crate::features::{BINS, HOP, SAMPLE_RATE, transpose};
 use crate::models::Model;
 use crate::progress::Progress;
 use crate::signal::Stop;
 
-/// How [`evaluate`] goes about it; nothing here changes a score.
+/// How [`evaluate`] goes about it; of these only the decoder changes a score.
 #[derive(Debug, Clone)]
 pub struct EvaluateOptions {
+    /// From logits to text.
+    pub decoder: Decoder,
     /// Padded audio in one batch, in seconds; a longer utterance is a batch of its own.
     pub batch_seconds: f64,
     /// Name of the progress bar; none without.
@@ -26,7 +28,7 @@ pub struct EvaluateOptions {
 
 impl Default for EvaluateOptions {
     fn default() -> Self {
-        Self { batch_seconds: 120.0, progress: None, stop: Stop::default() }
+        Self { decoder: Decoder::Greedy, batch_seconds: 120.0, progress: None, stop: Stop::default() }
     }
 }
 
@@ -39,7 +41,7 @@ struct Batch {
     values: Vec<f32>,
 }
 
-/// Recognises every utterance of `corpus` greedily and scores it. `model` must live on `device`,
+/// Recognises every utterance of `corpus` and scores it. `model` must live on `device`,
 /// without autodiff (a training model's `valid()` copy). Batches hold utterances of like length
 /// and are read ahead on a thread; the scores do not depend on the batches but for rounding.
 ///
@@ -86,7 +88,9 @@ pub fn evaluate(
                 return Err(Error::Interrupted("the evaluation was not finished".to_owned()));
             }
             let indices = batch.utterances.clone();
-            for (&index, transcript) in indices.iter().zip(run(model, corpus, device, batch)?) {
+            for (&index, transcript) in
+                indices.iter().zip(run(model, corpus, device, &options.decoder, batch)?)
+            {
                 transcripts[index] = transcript;
             }
             if let Some(progress) = &progress {
@@ -100,7 +104,9 @@ pub fn evaluate(
     }
     let seconds = utterances.iter().map(|u| u.samples as f64).sum::<f64>() / f64::from(SAMPLE_RATE);
     let scores = utterances.iter().zip(&transcripts).map(|(u, t)| UtteranceScore::new(&u.id, &u.text, t));
-    Ok(Evaluation::from_utterances(scores.collect(), seconds))
+    let mut evaluation = Evaluation::from_utterances(scores.collect(), seconds);
+    evaluation.scores.search = options.decoder.settings().cloned();
+    Ok(evaluation)
 }
 
 #[expect(
@@ -129,10 +135,16 @@ fn read(corpus: &Corpus, utterances: Vec<usize>) -> Result<Batch> {
     Ok(Batch { utterances, frames, values })
 }
 
-fn run(model: &Model, corpus: &Corpus, device: &Device, batch: Batch) -> Result<Vec<Transcript>> {
+fn run(
+    model: &Model,
+    corpus: &Corpus,
+    device: &Device,
+    decoder: &Decoder,
+    batch: Batch,
+) -> Result<Vec<Transcript>> {
     let Batch { utterances, frames, values } = batch;
     let shape = [utterances.len(), BINS, values.len() / (utterances.len() * BINS).max(1)];
     let features = Tensor::<3>::from_data(TensorData::new(values, shape), device);
     let names = |row: usize| corpus.utterances()[utterances[row]].id.clone();
-    recognise(model, features, &frames, names)
+    recognise(model, features, &frames, decoder, names)
 }

@@ -44,6 +44,7 @@ impl Evaluation {
         let scores = Scores {
             model: None,
             corpus: None,
+            search: None,
             wer: words.rate(),
             cer: chars.rate(),
             words: words.reference,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bootstrap::Interval;
 use super::{Evaluation, UtteranceScore, aligned};
+use crate::decode::SearchSettings;
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -32,6 +33,9 @@ pub struct Scores {
     /// The corpus.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corpus: Option<Subject>,
+    /// The beam search that found the texts; absent for greedy decoding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<SearchSettings>,
     /// Word error rate.
     pub wer: f64,
     /// Character error rate.

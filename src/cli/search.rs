@@ -1,0 +1,47 @@
+//! Arguments of a beam search, the same wherever one can be run.
+
+use std::path::PathBuf;
+
+use crate::Result;
+use crate::decode::{BeamOptions, Decoder};
+
+/// How to search for texts.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Beam search")]
+pub struct SearchArgs {
+    /// Search with this many prefixes instead of taking the best label of every frame [default with --lm: 256]
+    #[arg(long, value_name = "N")]
+    beam: Option<usize>,
+    /// Weigh words by this n-gram model, an ARPA file (`tutornet lm build` makes one)
+    #[arg(long, value_name = "FILE")]
+    lm: Option<PathBuf>,
+    /// Factor of the model's log10 probabilities; OpenSeq2Seq's scale, 0.43 times that of ln
+    #[arg(long, default_value_t = 2.0, value_name = "A", requires = "lm", allow_negative_numbers = true)]
+    lm_weight: f64,
+    /// Added to the score for every word [default: 1.5 with --lm, else 0]
+    #[arg(long, value_name = "B", allow_negative_numbers = true)]
+    word_bonus: Option<f64>,
+    /// Admit only words that the model knows
+    #[arg(long, requires = "lm")]
+    lexicon: bool,
+}
+
+impl SearchArgs {
+    /// The search that was asked for, with at least one prefix when `needed`; greedy without any argument.
+    ///
+    /// # Errors
+    /// When the model cannot be read or an option cannot work.
+    pub fn open(&self, needed: bool) -> Result<Decoder> {
+        if self.beam.is_none() && self.lm.is_none() && self.word_bonus.is_none() && !needed {
+            return Ok(Decoder::Greedy);
+        }
+        let defaults = BeamOptions::default();
+        let options = BeamOptions {
+            beam: self.beam.unwrap_or(defaults.beam),
+            lm_weight: self.lm_weight,
+            word_bonus: self.word_bonus.unwrap_or(if self.lm.is_some() { defaults.word_bonus } else { 0.0 }),
+            lexicon: self.lexicon,
+        };
+        Decoder::beam(options, self.lm.as_deref())
+    }
+}
