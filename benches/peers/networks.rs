@@ -8,8 +8,9 @@ use tutornet::distill::Bridge;
 use tutornet::models::parameters::{self, HostTensor, UpdateTensor};
 use tutornet::models::{Architecture, Mode, Model, ModelConfig, TrainState, presets};
 use tutornet::random::Random;
+use tutornet::train::objective::Objective;
 use tutornet::train::optimizer::{NamedGradients, Optimizer};
-use tutornet::train::pipeline::{self, Objective, Rule, Stage};
+use tutornet::train::pipeline::{self, Rule, Stage};
 use tutornet::train::profile::Profile;
 use tutornet::train::step::{Place, forward_backward};
 use tutornet::train::stream::Batch;
@@ -235,6 +236,7 @@ impl Step {
             hidden: self.host.hidden.clone(),
             weight: self.host.weight.clone(),
             posterior: self.host.posterior.clone(),
+            nbest: Vec::new(),
             corrupt: Vec::new(),
         }
     }

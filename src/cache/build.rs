@@ -9,11 +9,13 @@ use super::Cache;
 use super::forward::Teacher;
 use super::identity::{CorpusIdentity, IDENTITY, Identity, Teacher as TeacherIdentity};
 use super::manifest::{MANIFEST, Manifest, ShardEntry};
+use super::nbest::{NbestIdentity, NbestSearch};
 use super::resume::{self, Wanted};
 use super::rows::Rows;
 use super::schema::Key;
 use super::stage::{self, Done, Job};
 use crate::corpus::Corpus;
+use crate::decode::Decoder;
 use crate::device::{DeviceChoice, Precision};
 use crate::error::{Error, Result};
 use crate::files::{self, DirectoryLock};
@@ -45,6 +47,8 @@ pub struct Options {
     pub batch_seconds: Option<f64>,
     /// Temperature of an extra column with the softmax itself.
     pub temperature: Option<f64>,
+    /// A search for an extra column with the teacher's best texts, and how many of them.
+    pub nbest: Option<(Decoder, usize)>,
 }
 
 /// What was done.
@@ -154,6 +158,7 @@ struct Source {
     corpus: Corpus,
     identity: Identity,
     wanted: Vec<Wanted>,
+    nbest: Option<NbestSearch>,
 }
 
 impl Source {
@@ -183,6 +188,14 @@ impl Source {
             count(config.hidden_width())?,
         );
         identity.temperature = options.temperature;
+        let nbest = match &options.nbest {
+            Some((Decoder::Beam(search, settings), texts)) => {
+                identity.nbest = Some(NbestIdentity { count: count(*texts)?, search: settings.clone() });
+                Some(NbestSearch { search: (**search).clone(), count: *texts })
+            }
+            Some((Decoder::Greedy, _)) => return Err(Error::invalid("--nbest needs a beam search")),
+            None => None,
+        };
         identity.precision = options.precision.to_string();
         let mut wanted = Vec::with_capacity(corpus.shard_count());
         for (shard, entry) in corpus.manifest().shards.iter().enumerate() {
@@ -198,7 +211,7 @@ impl Source {
             let keys = utterances.iter().map(key).collect::<Result<_>>()?;
             wanted.push(Wanted { file: entry.file.clone(), keys });
         }
-        Ok(Self { corpus, identity, wanted })
+        Ok(Self { corpus, identity, wanted, nbest })
     }
 
     /// Opens the device, unless it is open, and loads the weights.
@@ -234,6 +247,7 @@ impl Source {
             pending,
             budget: frames_of(options.batch_seconds.unwrap_or(default)),
             workers: options.workers.clamp(1, 256),
+            nbest: self.nbest.as_ref(),
             progress: &progress,
             stop,
         };

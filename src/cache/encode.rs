@@ -4,7 +4,9 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::codec;
+use super::nbest::{self, NbestSearch};
 use super::schema::{Key, Row};
+use crate::labels::Labels;
 
 /// Frames converted at a time: one cache line of every channel.
 const BLOCK: usize = 16;
@@ -26,11 +28,21 @@ pub struct Raw<'a> {
     pub labels: usize,
 }
 
-/// Encodes one utterance; `temperature` asks for the column `softmax`.
+/// The columns that not every cache has.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Extras<'a> {
+    /// Asks for the column `softmax` at this temperature.
+    pub temperature: Option<f64>,
+    /// Asks for the column `nbest`, found by this search over these labels.
+    pub nbest: Option<(&'a NbestSearch, &'a Labels)>,
+}
+
+/// Encodes one utterance.
 ///
 /// # Errors
 /// When a value is not finite or beyond half precision; the text says which and where.
-pub fn encode(key: Key, raw: Raw, temperature: Option<f64>) -> Result<Row, String> {
+#[expect(clippy::cast_possible_truncation, reason = "the search reads single precision")]
+pub fn encode(key: Key, raw: Raw, extras: Extras<'_>) -> Result<Row, String> {
     let (halves, weights) = hidden(&raw)?;
     let log_posterior = log_softmax(&raw)?;
     let mut payloads = vec![
@@ -38,9 +50,13 @@ pub fn encode(key: Key, raw: Raw, temperature: Option<f64>) -> Result<Row, Strin
         weights.iter().flat_map(|w| w.to_le_bytes()).collect(),
         halves_le(log_posterior.iter().copied()),
     ];
-    if let Some(temperature) = temperature {
+    if let Some(temperature) = extras.temperature {
         let probabilities = log_posterior.chunks_exact(raw.labels).flat_map(|frame| at(frame, temperature));
         payloads.push(halves_le(probabilities));
+    }
+    if let Some((search, labels)) = extras.nbest {
+        let single: Vec<f32> = log_posterior.iter().map(|&l| l as f32).collect();
+        payloads.push(nbest::encode(&search.texts(&single, labels))?);
     }
     Ok(Row::new(key, payloads))
 }
@@ -136,7 +152,7 @@ mod tests {
         let (frames, padded, width, labels) = (37, 50, 24, 5);
         let (hidden, logits) = (noise(width * padded, 1), noise(padded * labels, 2));
         let raw = Raw { hidden: &hidden, logits: &logits, frames, padded, width, labels };
-        let row = encode(key(37), raw, Some(2.0)).unwrap();
+        let row = encode(key(37), raw, Extras { temperature: Some(2.0), nbest: None }).unwrap();
         let mut values = Vec::new();
         codec::decode(&row.payloads[0], frames, width, &mut values).unwrap();
         assert_eq!(row.payloads.iter().skip(1).map(Vec::len).collect::<Vec<_>>(), [37 * 4, 37 * 10, 37 * 10]);
@@ -190,15 +206,18 @@ mod tests {
         }
         for bad in [65520.0, f32::INFINITY, f32::NAN] {
             hidden[3 * 20 + 18] = bad;
-            let error = encode(key(19), raw(&hidden, &logits), None).unwrap_err();
+            let error = encode(key(19), raw(&hidden, &logits), Extras::default()).unwrap_err();
             assert!(error.contains("frame 18, channel 3"), "{error}");
             hidden[3 * 20 + 18] = 65519.0;
             hidden[3 * 20 + 19] = bad;
-            assert!(encode(key(19), raw(&hidden, &logits), None).is_ok(), "padding is not looked at");
+            assert!(
+                encode(key(19), raw(&hidden, &logits), Extras::default()).is_ok(),
+                "padding is not looked at"
+            );
         }
         for bad in [f32::NAN, f32::INFINITY] {
             logits[7 * 5 + 2] = bad;
-            let error = encode(key(19), raw(&hidden, &logits), None).unwrap_err();
+            let error = encode(key(19), raw(&hidden, &logits), Extras::default()).unwrap_err();
             assert!(error.contains("logits of frame 7"), "{error}");
         }
     }

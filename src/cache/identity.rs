@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::nbest::NbestIdentity;
 use crate::error::{Error, Result};
 use crate::features::Frontend;
 use crate::files;
@@ -50,6 +51,9 @@ pub struct Identity {
     pub frontend: Frontend,
     /// The labels of its posteriors.
     pub labels: Labels,
+    /// How the column `nbest` was searched for; absent when the cache has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nbest: Option<NbestIdentity>,
 }
 
 /// Name and contents of a teacher.
@@ -95,6 +99,7 @@ impl Identity {
             corpus,
             frontend,
             labels,
+            nbest: None,
         }
     }
 
@@ -176,8 +181,9 @@ impl Identity {
     }
 
     /// Every field by name, as text for a message.
-    fn fields(&self) -> [(&'static str, String); 12] {
+    fn fields(&self) -> [(&'static str, String); 13] {
         let temperature = self.temperature.map_or("no softmax column".to_owned(), |t| t.to_string());
+        let nbest = self.nbest.as_ref().map_or("no N best texts".to_owned(), ToString::to_string);
         [
             ("schema version", self.version.to_string()),
             ("writer", format!("writer {}", self.writer)),
@@ -191,6 +197,7 @@ impl Identity {
             ("corpus", format!("corpus {}", short(&self.corpus.hash))),
             ("frontend", self.frontend.prep_arguments()),
             ("labels", self.labels.to_string()),
+            ("N best texts", nbest),
         ]
     }
 }

@@ -15,6 +15,7 @@ pub mod encode;
 pub mod forward;
 pub mod identity;
 pub mod manifest;
+pub mod nbest;
 mod reader;
 mod resume;
 pub mod rows;

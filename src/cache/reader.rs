@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::identity::Identity;
 use super::manifest::Manifest;
+use super::nbest::NbestText;
 use super::rows::Rows;
 use super::schema::HIDDEN;
 use crate::error::{Error, Result};
@@ -131,6 +132,15 @@ impl Cache {
     pub fn log_posterior(&self, index: usize, out: &mut Vec<f32>) -> Result<()> {
         let (rows, row) = self.locate(index)?;
         rows.log_posterior(row, out)
+    }
+
+    /// The teacher's best texts of entry `index`, best first.
+    ///
+    /// # Errors
+    /// As for [`Cache::hidden`]; and when the cache has none.
+    pub fn nbest(&self, index: usize) -> Result<Vec<NbestText>> {
+        let (rows, row) = self.locate(index)?;
+        rows.nbest(row)
     }
 
     /// Compressed bytes of a column over all shards.

@@ -8,7 +8,10 @@ use bytes::Bytes;
 
 use super::codec;
 use super::identity::{Identity, short};
-use super::schema::{CHECKSUM, FRAME_WEIGHT, HIDDEN, KIND, Key, POSTERIOR, SMALL, SOFTMAX, key, payloads};
+use super::nbest::{self, NbestText};
+use super::schema::{
+    CHECKSUM, FRAME_WEIGHT, HIDDEN, KIND, Key, NBEST, POSTERIOR, SMALL, SOFTMAX, key, payloads,
+};
 use crate::error::{Error, Result};
 use crate::shard::{self, Shard};
 
@@ -116,6 +119,15 @@ impl Rows {
         self.halves(POSTERIOR, row, out)
     }
 
+    /// The teacher's best texts of a row, best first.
+    ///
+    /// # Errors
+    /// As for [`Rows::hidden`]; and when the cache has none.
+    pub fn nbest(&self, row: usize) -> Result<Vec<NbestText>> {
+        let payload = self.payload(NBEST, row)?;
+        nbest::decode(&payload).map_err(|e| self.corrupt(NBEST, row, e))
+    }
+
     /// Checks every payload of a row and that it decodes; `scratch` is overwritten.
     ///
     /// # Errors
@@ -126,6 +138,7 @@ impl Rows {
             FRAME_WEIGHT => self.frame_weight(row, scratch),
             POSTERIOR => self.halves(POSTERIOR, row, scratch),
             SOFTMAX => self.halves(SOFTMAX, row, scratch),
+            NBEST => self.nbest(row).map(|_| ()),
             other => Err(Error::format(self.shard.path(), format!("no payload column {other}"))),
         }
     }

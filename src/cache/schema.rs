@@ -13,7 +13,7 @@ use super::identity::Identity;
 use crate::error::{Error, Result};
 use crate::shard::{ShardSummary, ShardWriter};
 
-/// Payload columns in the order of their checksums; a cache with a temperature appends [`SOFTMAX`].
+/// Payload columns in the order of their checksums; [`payloads`] appends what a cache has beside them.
 pub const PAYLOADS: [&str; 3] = [HIDDEN, FRAME_WEIGHT, POSTERIOR];
 /// Hidden states `[frames, width]` in the identity's codec.
 pub const HIDDEN: &str = "hidden";
@@ -23,6 +23,8 @@ pub const FRAME_WEIGHT: &str = "frame_weight";
 pub const POSTERIOR: &str = "posterior";
 /// f16, little-endian, `[frames, labels]`: softmax at the identity's temperature.
 pub const SOFTMAX: &str = "softmax";
+/// JSON: the N best texts (see [`super::nbest`]).
+pub const NBEST: &str = "nbest";
 /// Small columns, read when a shard is opened.
 pub const SMALL: [&str; 5] = ["utterance", "samples", "audio_hash", "frames", CHECKSUM];
 /// One xxh3-128 a payload column.
@@ -102,8 +104,9 @@ impl Row {
 
 /// Payload columns of a cache in the order of its checksums.
 pub fn payloads(identity: &Identity) -> Vec<&'static str> {
-    let extra = identity.temperature.map(|_| SOFTMAX);
-    PAYLOADS.into_iter().chain(extra).collect()
+    let softmax = identity.temperature.map(|_| SOFTMAX);
+    let nbest = identity.nbest.as_ref().map(|_| NBEST);
+    PAYLOADS.into_iter().chain(softmax).chain(nbest).collect()
 }
 
 /// The Arrow schema of a shard.
@@ -124,6 +127,7 @@ pub fn schema(identity: &Identity) -> Result<SchemaRef> {
             POSTERIOR => {
                 format!("f16 little-endian, [frames, {}], natural logarithms", identity.labels.count())
             }
+            NBEST => "JSON, UTF-8: texts with log_p and score, best first".to_owned(),
             _ => format!("f16 little-endian, [frames, {}], probabilities", identity.labels.count()),
         };
         let metadata = HashMap::from([("layout".to_owned(), description)]);
@@ -231,9 +235,19 @@ mod tests {
     #[test]
     fn the_page_describes_what_is_written() {
         let dir = tempfile::tempdir().unwrap();
-        for temperature in [None, Some(2.0)] {
+        let search = crate::decode::SearchSettings {
+            beam: 8,
+            lm: None,
+            lm_weight: 2.0,
+            word_bonus: 0.0,
+            lexicon: false,
+        };
+        let nbest = super::super::nbest::NbestIdentity { count: 5, search };
+        for (temperature, nbest) in
+            [(None, None), (Some(2.0), None), (None, Some(nbest.clone())), (Some(2.0), Some(nbest))]
+        {
             let mut identity = super::super::identity::tests::example(4);
-            identity.temperature = temperature;
+            (identity.temperature, identity.nbest) = (temperature, nbest);
             let path = dir.path().join("shard");
             let key = Key { utterance: "u".into(), samples: 5, audio_hash: [1; 16], frames: 1 };
             let row = Row::new(key, vec![vec![0; 2]; payloads(&identity).len()]);
@@ -250,11 +264,9 @@ mod tests {
                 .map(|f| vec![f.name().clone(), f.data_type().to_string()])
                 .collect();
             let mut columns = documented("Columns", 2);
-            if temperature.is_none() {
-                columns.retain(|c| c[0] != SOFTMAX);
-            } else {
-                columns.last_mut().unwrap()[1] = "FixedSizeBinary(64)".to_owned();
-            }
+            columns.retain(|c| c[0] != SOFTMAX || temperature.is_some());
+            columns.retain(|c| c[0] != NBEST || identity.nbest.is_some());
+            columns.last_mut().unwrap()[1] = format!("FixedSizeBinary({})", 16 * payloads(&identity).len());
             assert_eq!(written, columns);
             assert!(reader.schema().fields().iter().all(|f| !f.is_nullable()));
 

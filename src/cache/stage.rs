@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 use super::batches::{Batch, plan};
-use super::encode::{Raw, encode};
+use super::encode::{Extras, Raw, encode};
 use super::forward::{Forward, Input, Outcome, run_in_parts};
 use super::identity::Identity;
 use super::manifest::ShardEntry;
+use super::nbest::NbestSearch;
 use super::resume::{Wanted, write_record};
 use super::schema::{Key, Row, write_shard};
 use crate::corpus::Corpus;
@@ -46,6 +47,8 @@ pub struct Job<'a> {
     pub budget: usize,
     /// Threads that encode.
     pub workers: usize,
+    /// Finds the column `nbest`, where the identity has one.
+    pub nbest: Option<&'a NbestSearch>,
     /// Advances by seconds of audio.
     pub progress: &'a Progress,
     /// Asks for an orderly end.
@@ -233,7 +236,9 @@ fn encode_all(job: &Job, outcomes: &Receiver<Encode>, rows: &Sender<(usize, usiz
                 job.identity.teacher.name
             ))
         };
-        let encoded = encode(key.clone(), raw, job.identity.temperature).map_err(offence)?;
+        let nbest = job.nbest.map(|search| (search, &job.identity.labels));
+        let extras = Extras { temperature: job.identity.temperature, nbest };
+        let encoded = encode(key.clone(), raw, extras).map_err(offence)?;
         if rows.send((shard, row, encoded)).is_err() {
             return Ok(());
         }

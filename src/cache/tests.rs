@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::encode::{Raw, encode};
+use super::encode::{Extras, Raw, encode};
 use super::identity::tests::example;
 use super::manifest::{Manifest, ShardEntry};
 use super::schema::{self, Key};
@@ -44,7 +44,7 @@ pub(super) fn write_cache(dir: &Path, identity: &Identity, shards: u8) -> Vec<Va
             .map(|v| {
                 let frames = v.key.frames as usize;
                 let raw = Raw { hidden: &v.hidden, logits: &v.logits, frames, padded: frames, width, labels };
-                encode(v.key.clone(), raw, identity.temperature).unwrap()
+                encode(v.key.clone(), raw, Extras { temperature: identity.temperature, nbest: None }).unwrap()
             })
             .collect();
         let file = format!("shard-{shard:05}.parquet");

@@ -38,6 +38,9 @@ pub struct Description {
     pub precision: String,
     /// Temperature of the column `softmax`, if there is one.
     pub temperature: Option<f64>,
+    /// How the column `nbest` was searched for, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nbest: Option<String>,
     /// Utterances.
     pub utterances: u64,
     /// Output frames.
@@ -98,6 +101,7 @@ pub fn describe(dir: &Path) -> Result<Description> {
         labels: identity.labels.count(),
         precision: identity.precision.clone(),
         temperature: identity.temperature,
+        nbest: identity.nbest.as_ref().map(ToString::to_string),
         utterances: manifest.utterances,
         frames: manifest.frames,
         seconds: cache.entries().iter().map(|e| e.samples).sum::<u64>() as f64 / 16_000.0,

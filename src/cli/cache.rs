@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::Context;
+use super::search::SearchArgs;
 use crate::cache::{self, Options, Summary};
 use crate::device::{DeviceChoice, Precision};
 
@@ -11,6 +12,8 @@ Examples:
   tutornet cache --model models/quartznet --corpus corpora/clean-100 --out caches/quartznet/clean-100
   tutornet cache --model models/quartznet --corpus corpora/clean-100 --out caches/quartznet/clean-100 \\
       --device cuda:0 --batch-seconds 960
+  tutornet cache --model models/quartznet --corpus corpora/clean-100 --out caches/quartznet-5best/clean-100 \\
+      --nbest 5 --beam 256 --lm lm/4-gram.arpa --lm-weight 2.0 --word-bonus 1.5
 
 Run the same command again after an interruption: it goes on after the last complete shard. Run over a
 complete cache, it checks every shard and writes again what is missing or bad.";
@@ -44,6 +47,12 @@ pub struct Args {
     /// temperature is served from the posterior)
     #[arg(long, value_name = "T", value_parser = positive)]
     temperature: Option<f64>,
+    /// Add a column with the teacher's N best texts, for sequence-level distillation; how they are found, the
+    /// options of the beam search say
+    #[arg(long, value_name = "N", value_parser = super::prep::at_least_one)]
+    nbest: Option<usize>,
+    #[command(flatten)]
+    search: SearchArgs,
     /// Run the forward passes alone and keep nothing: what `cache` cannot be faster than
     #[arg(long, hide = true)]
     bare: bool,
@@ -65,6 +74,14 @@ fn positive(text: &str) -> Result<f64, String> {
 /// # Errors
 /// See [`crate::cache::build`].
 pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let nbest = match (args.nbest, args.search.given()) {
+        (Some(count), _) => Some((args.search.open(true)?, count)),
+        (None, false) => None,
+        (None, true) => {
+            let detail = "the options of the beam search go with --nbest: `cache` searches for nothing else";
+            return Err(super::usage_error(&["cache"], detail.to_owned()));
+        }
+    };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = Options {
         model: args.model,
@@ -75,6 +92,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         workers: args.workers.unwrap_or(cores.div_ceil(2)),
         batch_seconds: args.batch_seconds,
         temperature: args.temperature,
+        nbest,
     };
     let summary = if args.bare {
         cache::bare(&options, &context.stop)?

@@ -27,12 +27,17 @@ pub struct SearchArgs {
 }
 
 impl SearchArgs {
-    /// The search that was asked for, with at least one prefix when `needed`; greedy without any argument.
+    /// Whether any of them was given.
+    pub fn given(&self) -> bool {
+        self.beam.is_some() || self.lm.is_some() || self.word_bonus.is_some()
+    }
+
+    /// The search that was asked for, a search in any case when it is `needed`, otherwise greedy decoding without any argument.
     ///
     /// # Errors
     /// When the model cannot be read or an option cannot work.
     pub fn open(&self, needed: bool) -> Result<Decoder> {
-        if self.beam.is_none() && self.lm.is_none() && self.word_bonus.is_none() && !needed {
+        if !self.given() && !needed {
             return Ok(Decoder::Greedy);
         }
         let defaults = BeamOptions::default();

@@ -25,8 +25,44 @@ pub fn ctc_possible(frames: usize, target: &[u32]) -> bool {
 /// # Panics
 /// When `frames` and `targets` are not one a row of `logits`, or a target holds a label beyond them.
 pub fn ctc_loss(logits: Tensor<3>, frames: &[usize], targets: &[Vec<u32>], blank: usize) -> Tensor<1> {
+    assert!(targets.len() == logits.dims()[0], "one target an utterance");
+    weighted(logits, frames, blank, |row| std::iter::once((targets[row].as_slice(), 1.0)))
+}
+
+/// As [`ctc_loss`], with several targets an utterance: the sum of their losses, each times its weight. Cost:
+/// one lattice a target.
+///
+/// # Panics
+/// As [`ctc_loss`].
+pub fn ctc_loss_of_several(
+    logits: Tensor<3>,
+    frames: &[usize],
+    targets: &[Vec<(Vec<u32>, f64)>],
+    blank: usize,
+) -> Tensor<1> {
+    assert!(targets.len() == logits.dims()[0], "one list of targets an utterance");
+    weighted(logits, frames, blank, |row| targets[row].iter().map(|(t, weight)| (t.as_slice(), *weight)))
+}
+
+/// ln p(target) of one utterance, summed over all alignments; `None` for a target that [`ctc_possible`] refuses.
+/// `logits` is [frames, labels], before or after log-softmax.
+///
+/// # Panics
+/// When the target holds a label beyond `labels`.
+pub fn ctc_log_likelihood(logits: &[f32], labels: usize, target: &[u32], blank: usize) -> Option<f64> {
+    let mut gradient = vec![0f32; logits.len()];
+    ctc_possible(logits.len() / labels, target)
+        .then(|| -ctc_lattice::utterance(logits, labels, target, blank, &mut gradient))
+}
+
+fn weighted<'t, I: Iterator<Item = (&'t [u32], f64)>>(
+    logits: Tensor<3>,
+    frames: &[usize],
+    blank: usize,
+    targets: impl Fn(usize) -> I + Sync,
+) -> Tensor<1> {
     let [batch, time, labels] = logits.dims();
-    assert!(frames.len() == batch && targets.len() == batch, "one length and one target an utterance");
+    assert!(frames.len() == batch, "one length an utterance");
     let device = logits.device();
     let constant = logits.clone().detach();
     let host: Vec<f32> = constant.clone().into_data().iter::<f32>().collect();
@@ -34,10 +70,10 @@ pub fn ctc_loss(logits: Tensor<3>, frames: &[usize], targets: &[Vec<u32>], blank
     let losses: Vec<f32> = gradient
         .par_chunks_mut((time * labels).max(1))
         .zip(host.par_chunks((time * labels).max(1)))
-        .zip(frames.par_iter().zip(targets))
-        .map(|((gradient, logits), (&frames, target))| {
+        .zip(frames.par_iter().enumerate())
+        .map(|((gradient, logits), (row, &frames))| {
             let used = frames.min(time) * labels;
-            utterance(&logits[..used], labels, target, blank, &mut gradient[..used]) as f32
+            summed(&logits[..used], labels, targets(row), blank, &mut gradient[..used]) as f32
         })
         .collect();
     let loss = Tensor::<1>::from_data(TensorData::new(losses, [batch]), &device);
@@ -47,12 +83,29 @@ pub fn ctc_loss(logits: Tensor<3>, frames: &[usize], targets: &[Vec<u32>], blank
     loss + carrier.sum_dim(2).sum_dim(1).reshape([batch])
 }
 
-/// Loss of one utterance; `logits` and `gradient` are [frames, labels].
-fn utterance(logits: &[f32], labels: usize, target: &[u32], blank: usize, gradient: &mut [f32]) -> f64 {
-    if !ctc_possible(logits.len() / labels, target) {
-        return 0.0;
+/// Loss of one utterance; `logits` and `gradient` (zero before) are [frames, labels].
+#[expect(clippy::cast_possible_truncation, reason = "gradients are f32")]
+fn summed<'t>(
+    logits: &[f32],
+    labels: usize,
+    targets: impl Iterator<Item = (&'t [u32], f64)>,
+    blank: usize,
+    gradient: &mut [f32],
+) -> f64 {
+    let (mut total, mut own) = (0.0, Vec::new());
+    let possible = targets.filter(|(target, _)| ctc_possible(logits.len() / labels, target));
+    for (number, (target, weight)) in possible.enumerate() {
+        if number == 0 && weight == 1.0 {
+            // The usual case, one target, needs no copy.
+            total = ctc_lattice::utterance(logits, labels, target, blank, gradient);
+            continue;
+        }
+        own.clear();
+        own.resize(gradient.len(), 0f32);
+        total += weight * ctc_lattice::utterance(logits, labels, target, blank, &mut own);
+        gradient.iter_mut().zip(&own).for_each(|(sum, own)| *sum += weight as f32 * own);
     }
-    ctc_lattice::utterance(logits, labels, target, blank, gradient)
+    total
 }
 
 #[cfg(test)]
@@ -60,6 +113,34 @@ mod tests {
     use super::*;
     use crate::random::Random;
     use burn::tensor::Device;
+
+    fn utterance(logits: &[f32], labels: usize, target: &[u32], blank: usize, gradient: &mut [f32]) -> f64 {
+        summed(logits, labels, std::iter::once((target, 1.0)), blank, gradient)
+    }
+
+    #[test]
+    fn several_targets_are_the_weighted_sum_of_their_losses_and_gradients() {
+        let (values, labels, blank) = (logits(8, 4, 9), 4, 3);
+        let several = vec![(vec![0, 1], 0.5), (vec![2; 9], 7.0), (vec![1, 1], 0.2), (vec![], 1.0)];
+        let device = Device::flex().autodiff();
+        let x = Tensor::<3>::from_data(TensorData::new(values.clone(), [1, 8, 4]), &device).require_grad();
+        let loss = ctc_loss_of_several(x.clone(), &[8], std::slice::from_ref(&several), blank);
+        let found: f32 = loss.clone().into_scalar();
+        let gradients = loss.backward();
+        let gradient = x.grad(&gradients).unwrap().into_data().try_to_vec::<f32>().unwrap();
+        let (mut expected, mut slope) = (0.0, vec![0f64; values.len()]);
+        for (target, weight) in several.iter().filter(|(target, _)| target.len() < 9) {
+            let mut own = vec![0f32; values.len()];
+            let one = utterance(&values, labels, target, blank, &mut own);
+            assert!((one - brute_force(&values, labels, target, blank)).abs() < 1e-6);
+            assert_eq!(ctc_log_likelihood(&values, labels, target, blank), Some(-one));
+            expected += weight * one;
+            slope.iter_mut().zip(own).for_each(|(sum, g)| *sum += weight * f64::from(g));
+        }
+        assert!((f64::from(found) - expected).abs() < 1e-5, "{found} {expected}");
+        assert!(gradient.iter().zip(slope).all(|(g, s)| (f64::from(*g) - s).abs() < 1e-6));
+        assert_eq!(ctc_log_likelihood(&values, labels, &[2; 9], blank), None);
+    }
 
     fn logits(frames: usize, labels: usize, seed: u64) -> Vec<f32> {
         let mut random = Random::new(seed, "ctc", &[]);

@@ -15,7 +15,7 @@ impl Trainer<'_> {
     pub(super) fn end_of_epoch(&mut self, stage: &Stage, last: bool, progress: &Progress) -> Result<()> {
         let every = self.pipeline.data.dev_every_epochs;
         let due = last || (self.position.epoch + 1).is_multiple_of(every);
-        let dev = match due && stage.objective.needs_text() {
+        let dev = match due && stage.objective.trains_logits() {
             true => match self.evaluate_dev() {
                 Err(Error::Interrupted(_)) => {
                     self.checkpoint()?;

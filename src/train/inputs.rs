@@ -43,7 +43,9 @@ impl Inputs {
         let corpora = prepared.train.iter().chain(&prepared.dev);
         let corpora = corpora.map(|corpus| (name(corpus.dir()), corpus.identity())).collect();
         let mut caches = BTreeMap::new();
-        for dir in pipeline.stage.iter().flat_map(|stage| &stage.teacher) {
+        let caches_of =
+            |stage| super::pipeline::Stage::teachers(stage).into_iter().flat_map(|(dirs, _)| dirs);
+        for dir in pipeline.stage.iter().flat_map(caches_of) {
             if let Entry::Vacant(place) = caches.entry(name(dir)) {
                 place.insert(files::blake3_file(&dir.join(manifest::MANIFEST))?);
             }

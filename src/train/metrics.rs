@@ -1,5 +1,6 @@
 //! `metrics.jsonl`: one JSON object a line, written as the run goes.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -24,15 +25,10 @@ pub enum Event {
         epoch: u64,
         /// The sum that was minimised, mean over the batch's utterances.
         loss: f64,
-        /// Its CTC part.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        ctc: Option<f64>,
-        /// Its SKD part before lambda.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        skd: Option<f64>,
-        /// Its RKD part.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        rkd: Option<f64>,
+        /// Its parts by name, `ctc` and the teacher's term (`rkd`, `skd`, `kd`, `guided` or `sequence`) before
+        /// lambda.
+        #[serde(flatten)]
+        parts: BTreeMap<&'static str, f64>,
         /// Global norm of the gradients before clipping.
         gradient_norm: f64,
         /// Learning rate of this update.

@@ -11,6 +11,7 @@ mod epoch;
 pub mod inputs;
 mod keep;
 pub mod metrics;
+pub mod objective;
 pub mod optimizer;
 pub mod parse;
 pub mod pipeline;

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::pipeline::{Objective, Optimizer, Pipeline, Rule};
+use super::objective::{Objective, Target};
+use super::pipeline::{Optimizer, Pipeline, Rule, Stage};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -145,31 +146,41 @@ fn validate(pipeline: &Pipeline) -> std::result::Result<(), String> {
     for (number, stage) in pipeline.stage.iter().enumerate() {
         let at = |key: &str| format!("stage.{number}.{key}");
         let objective = stage.objective;
-        if objective.needs_teacher() && stage.teacher.is_empty() {
+        if objective.needs_teacher() && stage.teachers().is_empty() {
             return Err(format!(
                 "{}: `{objective}` learns from a teacher's cache; add teacher = [\"CACHEDIR\"]",
                 at("teacher")
             ));
         }
-        let foreign = [
-            ("teacher", !stage.teacher.is_empty(), objective.needs_teacher(), "rkd or ctc+skd"),
-            ("frame_weighting", stage.frame_weighting.is_some(), objective == Objective::Rkd, "rkd"),
-            ("bridge_kernel", stage.bridge_kernel.is_some(), objective == Objective::Rkd, "rkd"),
-            ("lambda", stage.lambda.is_some(), objective == Objective::CtcSkd, "ctc+skd"),
-            ("temperature", stage.temperature.is_some(), objective == Objective::CtcSkd, "ctc+skd"),
+        let owners = |uses: fn(Objective) -> bool| -> String {
+            let names: Vec<_> =
+                Objective::ALL.into_iter().filter(|o| uses(*o)).map(|o| o.to_string()).collect();
+            names.join(", ")
+        };
+        let keys: [(_, _, fn(Objective) -> bool); 7] = [
+            ("teacher", !stage.teacher.is_empty(), Objective::needs_teacher),
+            ("fuse", !stage.fuse.is_empty(), |o| o.target() == Target::Posterior),
+            ("frame_weighting", stage.frame_weighting.is_some(), |o| o == Objective::Rkd),
+            ("bridge_kernel", stage.bridge_kernel.is_some(), |o| o == Objective::Rkd),
+            ("lambda", stage.lambda.is_some(), |o| o.default_lambda().is_some()),
+            ("temperature", stage.temperature.is_some(), Objective::has_temperature),
+            ("guide_blank", stage.guide_blank.is_some(), |o| o == Objective::CtcGuided),
         ];
-        for (key, given, used, owner) in foreign {
-            if given && !used {
+        for (key, given, uses) in keys {
+            if given && !uses(objective) {
                 return Err(format!(
-                    "{}: `{objective}` does not use it (only {owner} does); remove it or change the objective",
-                    at(key)
+                    "{}: `{objective}` does not use it (only these do: {}); remove it or change the objective",
+                    at(key),
+                    owners(uses)
                 ));
             }
         }
         positive(&at("temperature"), stage.temperature())?;
-        if stage.lambda() < 0.0 || !stage.lambda().is_finite() {
-            return Err(format!("{}: expected 0 or more, found {}", at("lambda"), stage.lambda()));
+        let most = if objective == Objective::CtcSequence { 1.0 } else { f64::MAX };
+        if !(0.0..=most).contains(&stage.lambda()) {
+            return Err(format!("{}: expected 0 to {most:e}, found {}", at("lambda"), stage.lambda()));
         }
+        fused(&at("fuse"), stage)?;
         if stage.bridge_kernel() % 2 == 0 {
             return Err(format!(
                 "{}: expected an odd number, found {}",
@@ -215,6 +226,26 @@ fn validate(pipeline: &Pipeline) -> std::result::Result<(), String> {
         if largest > MAX_MASK {
             return Err(format!("data.spec_augment: expected numbers up to {MAX_MASK}, found {largest}"));
         }
+    }
+    Ok(())
+}
+
+fn fused(key: &str, stage: &Stage) -> std::result::Result<(), String> {
+    if stage.fuse.is_empty() {
+        return Ok(());
+    }
+    if !stage.teacher.is_empty() {
+        return Err(format!("{key}: give either teacher or fuse, found both"));
+    }
+    for (number, fused) in stage.fuse.iter().enumerate() {
+        positive(&format!("{key}.{number}.weight"), fused.weight)?;
+        if fused.teacher.is_empty() {
+            return Err(format!("{key}.{number}.teacher: expected at least one cache directory, found none"));
+        }
+    }
+    let sum: f64 = stage.fuse.iter().map(|fused| fused.weight).sum();
+    if (sum - 1.0).abs() > 1e-6 {
+        return Err(format!("{key}: expected weights that sum to 1, found {sum}"));
     }
     Ok(())
 }
@@ -280,6 +311,8 @@ mod tests {
             (rkd.frame_weighting(), rkd.bridge_kernel()),
             (bare.frame_weighting(), bare.bridge_kernel())
         );
+        let overrides = ["stage.0.objective=ctc+skd", "stage.0.teacher=['c']"].map(String::from);
+        let bare = &parse(SHORT, &overrides, Path::new("p.toml")).unwrap().stage[0];
         assert_eq!((skd.lambda(), skd.temperature()), (bare.lambda(), bare.temperature()));
     }
 
@@ -336,7 +369,20 @@ mod tests {
     fn impossible_combinations_name_the_key() {
         for (overrides, words) in [
             (vec!["stage.0.objective=rkd"], "stage.0.teacher"),
-            (vec!["stage.0.lambda=1.0"], "stage.0.lambda"),
+            (
+                vec!["stage.0.lambda=1.0"],
+                "stage.0.lambda: `ctc` does not use it (only these do: ctc+skd, ctc+kd,",
+            ),
+            (
+                vec!["stage.0.objective=ctc+sequence", "stage.0.teacher=['c']", "stage.0.lambda=1.5"],
+                "0 to 1e0",
+            ),
+            (vec!["stage.0.objective=kd", "stage.0.guide_blank=true", "stage.0.teacher=['c']"], "ctc+guided"),
+            (
+                vec!["stage.0.objective=kd", "stage.0.fuse=[{teacher=['c'],weight=0.4}]"],
+                "sum to 1, found 0.4",
+            ),
+            (vec!["stage.0.objective=rkd", "stage.0.fuse=[{teacher=['c'],weight=1.0}]"], "stage.0.fuse"),
             (vec!["threads=1000000"], "threads: expected 1 to 1024"),
             (vec!["stage.0.epochs=0"], "N at least 1"),
             (vec!["data.train=[]"], "data.train"),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::objective::Objective;
 use crate::features::SpecAugment;
 use crate::models::BatchNormMode;
 
@@ -110,42 +111,6 @@ pub struct Data {
     pub skip_corrupt: bool,
 }
 
-/// What a stage minimises.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Objective {
-    /// Equation (7): frame-weighted distance of hidden states.
-    #[serde(rename = "rkd")]
-    Rkd,
-    /// Equation (3): CTC against the transcript.
-    #[serde(rename = "ctc")]
-    Ctc,
-    /// Equation (9): CTC + lambda * distance of softmax outputs.
-    #[serde(rename = "ctc+skd")]
-    CtcSkd,
-}
-
-impl Objective {
-    /// Whether the stage reads a teacher's cache.
-    pub fn needs_teacher(self) -> bool {
-        self != Self::Ctc
-    }
-
-    /// Whether the stage trains on transcripts.
-    pub fn needs_text(self) -> bool {
-        self != Self::Rkd
-    }
-}
-
-impl std::fmt::Display for Objective {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Rkd => "rkd",
-            Self::Ctc => "ctc",
-            Self::CtcSkd => "ctc+skd",
-        })
-    }
-}
-
 /// One stage: an objective, the caches it reads, and how long it runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -155,18 +120,24 @@ pub struct Stage {
     /// Caches of ONE teacher over the training corpora.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub teacher: Vec<PathBuf>,
+    /// Several teachers whose softmax outputs are averaged; in place of `teacher`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fuse: Vec<Fused>,
     /// rkd: whether frames are weighted by the teacher's mask (default true).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frame_weighting: Option<bool>,
     /// rkd: kernel width of the bridge from the student's to the teacher's hidden width (default 1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridge_kernel: Option<usize>,
-    /// ctc+skd: weight of the SKD term (default 0.25).
+    /// Weight of the teacher's term beside CTC ([`Objective::default_lambda`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lambda: Option<f64>,
-    /// ctc+skd: temperature of both softmaxes (default 1).
+    /// ctc+skd, kd, ctc+kd: temperature of both softmaxes (default 1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
+    /// ctc+guided: whether frames whose best label is the blank are guided too (default false).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guide_blank: Option<bool>,
     /// Passes over the training corpora; exclusive with `max_updates`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epochs: Option<u64>,
@@ -189,15 +160,37 @@ impl Stage {
         self.bridge_kernel.unwrap_or(1)
     }
 
-    /// Weight of the SKD term.
+    /// Weight of the teacher's term.
     pub fn lambda(&self) -> f64 {
-        self.lambda.unwrap_or(0.25)
+        self.lambda.or(self.objective.default_lambda()).unwrap_or(1.0)
     }
 
-    /// Temperature of the SKD softmaxes.
+    /// Temperature of both softmaxes.
     pub fn temperature(&self) -> f64 {
         self.temperature.unwrap_or(1.0)
     }
+
+    /// Whether guided CTC guides frames whose best label is the blank.
+    pub fn guide_blank(&self) -> bool {
+        self.guide_blank.unwrap_or(false)
+    }
+
+    /// The stage's teachers, each as its caches, and their weights; one teacher of weight 1 without `fuse`.
+    pub fn teachers(&self) -> Vec<(&[PathBuf], f64)> {
+        let fused = self.fuse.iter().map(|fused| (fused.teacher.as_slice(), fused.weight));
+        let one = (!self.teacher.is_empty()).then_some((self.teacher.as_slice(), 1.0));
+        one.into_iter().chain(fused).collect()
+    }
+}
+
+/// One of several teachers of a stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fused {
+    /// Its caches.
+    pub teacher: Vec<PathBuf>,
+    /// Its share of the average; those of a stage sum to 1.
+    pub weight: f64,
 }
 
 /// Rule by which gradients become steps.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::objective::Target;
 use super::pipeline::{Pipeline, Stage};
 use super::targets::{Place, TeacherSet};
 use crate::corpus::Corpus;
@@ -27,6 +28,8 @@ pub struct Prepared {
     pub bins: usize,
     /// Logits of the student.
     pub labels: usize,
+    /// The blank among them.
+    pub blank: usize,
     /// Output frames of every number of feature frames up to the longest batch.
     output_frames: Vec<usize>,
 }
@@ -47,11 +50,20 @@ pub struct Example {
 /// What one stage trains on.
 #[derive(Debug)]
 pub struct PreparedStage {
-    /// The teacher's caches; `None` for objectives without one.
-    pub teacher: Option<TeacherSet>,
+    /// None for objectives without a teacher, several where their outputs are averaged.
+    pub teachers: Vec<PreparedTeacher>,
     /// Indices into [`Prepared::examples`].
     pub examples: Vec<usize>,
-    /// Where the targets of each of `examples` lie; empty without a teacher.
+}
+
+/// One teacher of a stage.
+#[derive(Debug)]
+pub struct PreparedTeacher {
+    /// Its caches.
+    pub set: TeacherSet,
+    /// Its share of the average.
+    pub weight: f64,
+    /// Where the targets of each of the stage's examples lie.
     pub places: Vec<Place>,
 }
 
@@ -90,6 +102,7 @@ impl Prepared {
             stages: Vec::new(),
             bins: model.config.feature_bins(),
             labels: model.config.labels.count(),
+            blank: model.config.labels.blank,
             output_frames,
         };
         for (number, stage) in pipeline.stage.iter().enumerate() {
@@ -105,46 +118,50 @@ impl Prepared {
     }
 
     fn stage(&self, number: usize, stage: &Stage, model: &Model) -> Result<PreparedStage> {
-        let teacher = match stage.objective.needs_teacher() {
-            true => Some(TeacherSet::open(&stage.teacher, &model.config.labels)?),
-            false => None,
-        };
-        let (mut examples, mut places, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+        let mut teachers = Vec::new();
+        for (caches, weight) in stage.teachers() {
+            let set = TeacherSet::open(caches, &model.config.labels)?;
+            if stage.objective.target() == Target::Nbest {
+                set.require_nbest()?;
+            }
+            let mut places = Vec::with_capacity(self.examples.len());
+            for example in &self.examples {
+                let corpus = &self.train[example.corpus];
+                let utterance = &corpus.utterances()[example.utterance];
+                let frames = self.output_frames(example.frames as usize);
+                places.push(set.join(utterance, corpus.dir(), frames)?);
+            }
+            let missing = places.iter().zip(&self.examples).filter(|(place, _)| place.is_none());
+            let count = missing.clone().count();
+            if let Some((_, first)) = missing.into_iter().next() {
+                let first = &self.train[first.corpus].utterances()[first.utterance].id;
+                let names: Vec<String> = caches.iter().map(|d| d.display().to_string()).collect();
+                return Err(Error::invalid(format!(
+                    "stage {number}: {count} of {} training utterances are in none of the caches {} (the first: {first}); \
+                     run `tutornet cache` over the rest of the corpus and add its cache to `teacher`",
+                    self.examples.len(),
+                    names.join(", ")
+                )));
+            }
+            teachers.push(PreparedTeacher { set, weight, places: places.into_iter().flatten().collect() });
+        }
+        let mut examples = Vec::new();
         let (mut impossible, mut slack) = (0usize, 0usize);
         for (index, example) in self.examples.iter().enumerate() {
-            let corpus = &self.train[example.corpus];
-            let utterance = &corpus.utterances()[example.utterance];
-            let mut frames = self.output_frames(example.frames as usize);
-            if let Some(teacher) = &teacher {
-                match teacher.join(utterance, corpus.dir(), frames)? {
-                    None => {
-                        missing.push(utterance.id.as_str());
-                        continue;
-                    }
-                    Some(place) => {
-                        slack += usize::from(place.frames != frames);
-                        frames = place.frames;
-                        places.push(place);
-                    }
-                }
-            }
-            if stage.objective.needs_text() && !ctc_possible(frames, &example.text) {
+            let own = self.output_frames(example.frames as usize);
+            let common = teachers.iter().map(|t| t.places[index].frames).fold(own, usize::min);
+            if stage.objective.needs_text() && !ctc_possible(common, &example.text) {
                 impossible += 1;
-                places.truncate(examples.len());
                 continue;
+            }
+            slack += usize::from(common != own);
+            for teacher in &mut teachers {
+                teacher.places[index].frames = common;
+                teacher.places.swap(index, examples.len());
             }
             examples.push(index);
         }
-        if let Some(first) = missing.first() {
-            let names: Vec<String> = stage.teacher.iter().map(|d| d.display().to_string()).collect();
-            return Err(Error::invalid(format!(
-                "stage {number}: {} of {} training utterances are in none of the caches {} (the first: {first}); \
-                 run `tutornet cache` over the rest of the corpus and add its cache to `teacher`",
-                missing.len(),
-                self.examples.len(),
-                names.join(", ")
-            )));
-        }
+        teachers.iter_mut().for_each(|teacher| teacher.places.truncate(examples.len()));
         if examples.is_empty() {
             return Err(Error::invalid(format!("stage {number}: no training utterance is left")));
         }
@@ -159,14 +176,14 @@ impl Prepared {
                 "stage {number} ({objective}): {slack} utterance(s) with a frame of slack between teacher and student"
             );
         }
-        if let Some(teacher) = &teacher {
+        for teacher in &teachers {
             tracing::info!(
                 "stage {number} ({objective}): {} utterances from teacher {}",
                 examples.len(),
-                teacher.teacher()
+                teacher.set.teacher()
             );
         }
-        Ok(PreparedStage { teacher, examples, places })
+        Ok(PreparedStage { teachers, examples })
     }
 }
 

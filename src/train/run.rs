@@ -11,8 +11,9 @@ use super::checkpoint::{Best, Position};
 use super::directory::{RunDirectory, Start};
 use super::inputs::Inputs;
 use super::metrics::{Event, Metrics};
+use super::objective::Objective;
 use super::optimizer::{NamedGradients, Optimizer};
-use super::pipeline::{Objective, Pipeline, Stage};
+use super::pipeline::{Pipeline, Stage};
 use super::prepare::{FRAME_RATE, Prepared};
 use super::profile::{Part, Profile};
 use super::step::{Losses, Place, forward_backward};
@@ -146,10 +147,10 @@ impl Trainer<'_> {
             return;
         };
         self.optimizer = Optimizer::new(stage.optimizer.as_ref().unwrap_or(&self.pipeline.optimizer));
-        self.bridge = match (&self.prepared.stages[number].teacher, stage.objective) {
+        self.bridge = match (self.prepared.stages[number].teachers.first(), stage.objective) {
             (Some(teacher), Objective::Rkd) => Some(Bridge::new(
                 self.model.hidden_width(),
-                teacher.hidden_width(),
+                teacher.set.hidden_width(),
                 stage.bridge_kernel(),
                 Random::new(self.pipeline.seed, "bridge", &[number as u64]).below(usize::MAX) as u64,
                 &self.device,
@@ -271,7 +272,7 @@ impl Trainer<'_> {
             }
             Ok::<_, Error>((norm, accepted))
         })?;
-        self.count(stage, loss, norm, rate, accepted, &names)?;
+        self.count(stage, &loss, norm, rate, accepted, &names)?;
         Ok(loss)
     }
 
@@ -298,7 +299,7 @@ impl Trainer<'_> {
     fn count(
         &mut self,
         stage: &Stage,
-        loss: Losses,
+        loss: &Losses,
         norm: f64,
         rate: f64,
         accepted: bool,
@@ -321,9 +322,7 @@ impl Trainer<'_> {
             update: position.update,
             epoch: position.epoch + 1,
             loss: loss.total,
-            ctc: loss.ctc,
-            skd: loss.skd,
-            rkd: loss.rkd,
+            parts: loss.parts.iter().copied().collect(),
             gradient_norm: norm,
             learning_rate: rate,
             rejected: !accepted,

@@ -2,39 +2,35 @@
 
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
-use super::pipeline::{Objective, Stage};
+use super::objective::Objective;
+use super::pipeline::Stage;
 use super::profile::{Part, Profile};
 use super::stream::Batch;
-use crate::distill::{Bridge, ctc_loss, rkd_loss, skd_loss};
+use crate::distill::{Bridge, ctc_loss, guided_loss, kd_loss, rkd_loss, sequence_loss, skd_loss};
 use crate::error::{Error, Result};
 use crate::models::{Mode, Model, TrainState};
 
 /// The loss of a batch and its parts, means over the batch's utterances.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Losses {
     /// What is minimised.
     pub total: f64,
-    /// Equation (3).
-    pub ctc: Option<f64>,
-    /// Equation (8), before lambda.
-    pub skd: Option<f64>,
-    /// Equation (7).
-    pub rkd: Option<f64>,
+    /// Its parts by name, before lambda: `ctc`, and the objective's [`Objective::term`].
+    pub parts: Vec<(&'static str, f64)>,
 }
 
 impl Losses {
     /// Mean of the losses of several batches of one stage.
     pub fn mean(losses: &[Self]) -> Self {
         let count = losses.len().max(1) as f64;
-        let part = |get: fn(&Self) -> Option<f64>| {
-            let values: Option<Vec<f64>> = losses.iter().map(get).collect();
-            values.filter(|v| !v.is_empty()).map(|v| v.iter().sum::<f64>() / count)
+        let names = losses.first().map(|l| l.parts.as_slice()).unwrap_or_default();
+        let part = |(number, (name, _)): (usize, &(&'static str, f64))| {
+            let values = losses.iter().filter_map(|l| l.parts.get(number));
+            (*name, values.map(|(_, value)| value).sum::<f64>() / count)
         };
         Self {
             total: losses.iter().map(|l| l.total).sum::<f64>() / count,
-            ctc: part(|l| l.ctc),
-            skd: part(|l| l.skd),
-            rkd: part(|l| l.rkd),
+            parts: names.iter().enumerate().map(part).collect(),
         }
     }
 }
@@ -81,42 +77,57 @@ pub fn forward_backward(
     }
     let blank = model.config.labels.blank;
     let ctc = |logits: Tensor<3>| ctc_loss(logits, &output.frames, &batch.text, blank).mean();
-    let mut parts: Vec<Tensor<1>> = Vec::new();
+    let objective = settings.objective;
     let (total, values) = profile.time(Part::Loss, device, || {
-        let total = match (settings.objective, bridge) {
+        let frame_masked = |frames: &[usize]| {
+            let mut valid = vec![0f32; rows * padded];
+            for (row, &frames) in valid.chunks_exact_mut(padded.max(1)).zip(frames) {
+                row[..frames].fill(1.0);
+            }
+            tensor(valid, [rows, padded, 1])
+        };
+        let posterior = |values: Vec<f32>| tensor(values, [rows, padded, labels]);
+        let (tau, logits) = (settings.temperature(), output.logits.clone());
+        let term = match (objective, bridge) {
             (Objective::Rkd, Some(bridge)) => {
                 let width = batch.hidden.len() / (rows * padded).max(1);
                 let target = tensor(batch.hidden, [rows, width, padded]);
                 let weight = tensor(batch.weight, [rows, 1, padded]);
-                rkd_loss(bridge.forward(output.hidden), target, weight)
+                Some(rkd_loss(bridge.forward(output.hidden), target, weight))
             }
             (Objective::Rkd, None) => return Err(Error::invalid("an rkd stage has no bridge")),
-            (Objective::Ctc, _) => ctc(output.logits),
+            (Objective::Ctc, _) => None,
             (Objective::CtcSkd, _) => {
-                let mut valid = vec![0f32; rows * padded];
-                for (row, &frames) in valid.chunks_exact_mut(padded.max(1)).zip(&batch.target_frames) {
-                    row[..frames].fill(1.0);
-                }
-                let teacher = tensor(batch.posterior, [rows, padded, labels]);
-                let valid = tensor(valid, [rows, padded, 1]);
-                let skd = skd_loss(output.logits.clone(), teacher, valid, settings.temperature());
-                let ctc = ctc(output.logits);
-                parts = vec![ctc.clone(), skd.clone()];
-                ctc + skd.mul_scalar(settings.lambda())
+                let valid = frame_masked(&batch.target_frames);
+                Some(skd_loss(logits, posterior(batch.posterior), valid, tau))
+            }
+            (Objective::Kd | Objective::CtcKd, _) => {
+                let valid = frame_masked(&batch.target_frames);
+                Some(kd_loss(logits, posterior(batch.posterior), valid, tau))
+            }
+            // Padding has no mark.
+            (Objective::CtcGuided, _) => Some(guided_loss(logits, posterior(batch.posterior))),
+            (Objective::CtcSequence, _) => {
+                Some(sequence_loss(logits, &batch.target_frames, &batch.nbest, blank))
             }
         };
+        let ctc = objective.needs_text().then(|| ctc(output.logits));
+        let lambda = settings.lambda();
+        let total = match (ctc.clone(), term.clone()) {
+            (Some(ctc), Some(term)) if objective == Objective::CtcSequence => {
+                ctc.mul_scalar(1.0 - lambda) + term.mul_scalar(lambda)
+            }
+            (Some(ctc), Some(term)) => ctc + term.mul_scalar(lambda),
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => return Err(Error::invalid("an objective has no loss")),
+        };
         // One transfer for all the numbers of the step.
-        parts.insert(0, total.clone());
-        let values: Vec<f64> = Tensor::cat(parts, 0).into_data().iter::<f32>().map(f64::from).collect();
+        let all: Vec<Tensor<1>> = std::iter::once(total.clone()).chain(ctc).chain(term).collect();
+        let values: Vec<f64> = Tensor::cat(all, 0).into_data().iter::<f32>().map(f64::from).collect();
         Ok((total, values))
     })?;
-    let losses = match settings.objective {
-        Objective::Rkd => Losses { total: values[0], rkd: Some(values[0]), ..Losses::default() },
-        Objective::Ctc => Losses { total: values[0], ctc: Some(values[0]), ..Losses::default() },
-        Objective::CtcSkd => {
-            Losses { total: values[0], ctc: Some(values[1]), skd: Some(values[2]), rkd: None }
-        }
-    };
+    let names = objective.needs_text().then_some("ctc").into_iter().chain(objective.term());
+    let losses = Losses { total: values[0], parts: names.zip(values[1..].iter().copied()).collect() };
     let gradients =
         losses.total.is_finite().then(|| profile.time(Part::Backward, device, || total.backward()));
     Ok((losses, gradients))

@@ -8,9 +8,11 @@ use std::thread::Scope;
 
 use crossbeam::channel::{Receiver, bounded};
 
-use super::pipeline::{Data, Objective, Stage};
-use super::prepare::{Prepared, PreparedStage};
+use super::objective::{Objective, Target};
+use super::pipeline::{Data, Stage};
+use super::prepare::{Prepared, PreparedStage, PreparedTeacher};
 use super::profile::{Part, Profile};
+use crate::distill::guide;
 use crate::error::{Error, Result};
 use crate::features::transpose;
 use crate::random::Random;
@@ -42,8 +44,10 @@ pub struct Batch {
     pub hidden: Vec<f32>,
     /// rkd: [B, U], the frame weight (or 1) on valid frames, 0 on padding.
     pub weight: Vec<f32>,
-    /// ctc+skd: [B, U, labels], the teacher's softmax.
+    /// Objectives on the posterior: [B, U, labels], the teacher's softmax; ctc+guided: its mask.
     pub posterior: Vec<f32>,
+    /// ctc+sequence: the teacher's best texts as logit indices, with their weights.
+    pub nbest: Vec<Vec<(Vec<u32>, f64)>>,
     /// Utterances left out because their bytes are damaged.
     pub corrupt: Vec<String>,
 }
@@ -107,6 +111,7 @@ impl Assembler<'_> {
             batch.frames.push(row.frames);
             batch.target_frames.push(row.target_frames);
             batch.text.push(row.text);
+            batch.nbest.push(row.nbest);
         }
         Ok(batch)
     }
@@ -134,27 +139,40 @@ impl Assembler<'_> {
         if self.settings.objective.needs_text() {
             row.text.clone_from(&example.text);
         }
-        if let (Some(teacher), Some(place)) = (&self.stage.teacher, self.stage.places.get(position)) {
+        let mut other = Vec::new();
+        for (number, PreparedTeacher { set, weight, places }) in self.stage.teachers.iter().enumerate() {
+            let Some(&place) = places.get(position) else { continue };
             row.target_frames = place.frames;
-            if self.settings.objective == Objective::Rkd {
-                teacher.hidden(*place, &mut row.hidden)?;
-                if self.settings.frame_weighting() {
-                    teacher.frame_weight(*place, &mut row.weight)?;
-                } else {
-                    row.weight = vec![1.0; place.frames];
+            match self.settings.objective.target() {
+                Target::None => {}
+                Target::Hidden => {
+                    set.hidden(place, &mut row.hidden)?;
+                    if self.settings.frame_weighting() {
+                        set.frame_weight(place, &mut row.weight)?;
+                    } else {
+                        row.weight = vec![1.0; place.frames];
+                    }
                 }
-            } else {
-                teacher.posterior(*place, self.settings.temperature(), &mut row.posterior)?;
+                Target::Posterior => {
+                    let out = if number == 0 { &mut row.posterior } else { &mut other };
+                    set.posterior(place, self.settings.temperature(), out)?;
+                    average(&mut row.posterior, &other, *weight, number);
+                }
+                Target::Nbest => row.nbest = set.nbest(place)?,
             }
+        }
+        if self.settings.objective == Objective::CtcGuided {
+            let (labels, blank) = (self.prepared.labels, self.prepared.blank);
+            guide(&mut row.posterior, labels, blank, self.settings.guide_blank());
         }
         Ok((row, features))
     }
 
     fn targets(&self, rows: &[Row], batch: &mut Batch) {
         let padded = batch.padded_targets;
-        let Some(teacher) = &self.stage.teacher else { return };
-        if self.settings.objective == Objective::Rkd {
-            let width = teacher.hidden_width();
+        let target = self.settings.objective.target();
+        if let (Target::Hidden, Some(teacher)) = (target, self.stage.teachers.first()) {
+            let width = teacher.set.hidden_width();
             batch.hidden = vec![0.0; rows.len() * width * padded];
             batch.weight = vec![0.0; rows.len() * padded];
             for (b, row) in rows.iter().enumerate() {
@@ -168,7 +186,7 @@ impl Assembler<'_> {
                 batch.weight[b * padded..][..row.target_frames]
                     .copy_from_slice(&row.weight[..row.target_frames]);
             }
-        } else {
+        } else if target == Target::Posterior {
             let labels = self.prepared.labels;
             batch.posterior = vec![0.0; rows.len() * padded * labels];
             for (b, row) in rows.iter().enumerate() {
@@ -189,6 +207,19 @@ struct Row {
     hidden: Vec<f32>,
     weight: Vec<f32>,
     posterior: Vec<f32>,
+    nbest: Vec<(Vec<u32>, f64)>,
+}
+
+/// Adds another teacher's softmax, times its weight, to the average so far, which began with the first's. Where
+/// their frames differ by one, the common ones count.
+#[expect(clippy::cast_possible_truncation, reason = "weights between 0 and 1")]
+fn average(sum: &mut [f32], other: &[f32], weight: f64, number: usize) {
+    let weight = weight as f32;
+    if number > 0 {
+        sum.iter_mut().zip(other).for_each(|(sum, p)| *sum += weight * p);
+    } else if weight != 1.0 {
+        sum.iter_mut().for_each(|p| *p *= weight);
+    }
 }
 
 /// Batches in the order of the plan.

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use crate::cache::Cache;
 use crate::cache::identity::Teacher;
 use crate::corpus::Utterance;
+use crate::distill::weights;
 use crate::error::{Error, Result};
+use crate::kernels::ctc_possible;
 use crate::labels::Labels;
 
 /// Most frames by which a teacher's and a student's output may differ in length.
@@ -30,6 +32,8 @@ pub struct TeacherSet {
     places: HashMap<String, (usize, usize)>,
     /// For every logit of the student, the teacher's index; `None` when the orders agree.
     permutation: Option<Vec<usize>>,
+    /// The student's.
+    labels: Labels,
 }
 
 impl TeacherSet {
@@ -66,7 +70,7 @@ impl TeacherSet {
         let what = format!("cache {}", first.dir().display());
         let map = labels.permutation_from(&first.identity().labels, &what)?;
         let identity = map.iter().enumerate().all(|(i, &j)| i == j);
-        Ok(Self { places, permutation: (!identity).then_some(map), caches })
+        Ok(Self { places, permutation: (!identity).then_some(map), labels: labels.clone(), caches })
     }
 
     /// Width of the teacher's hidden states.
@@ -122,6 +126,40 @@ impl TeacherSet {
     /// When the shard is damaged.
     pub fn frame_weight(&self, place: Place, out: &mut Vec<f32>) -> Result<()> {
         self.caches[place.cache].frame_weight(place.entry, out)
+    }
+
+    /// Refuses caches without the teacher's N best texts.
+    ///
+    /// # Errors
+    /// With the first such cache.
+    pub fn require_nbest(&self) -> Result<()> {
+        let Some(cache) = self.caches.iter().find(|cache| cache.identity().nbest.is_none()) else {
+            return Ok(());
+        };
+        Err(Error::mismatch(
+            format!("cache {}", cache.dir().display()),
+            "the teacher's N best texts",
+            "a cache without them",
+            "make another with `tutornet cache --nbest 5` (and --lm) for sequence-level distillation",
+        ))
+    }
+
+    /// The teacher's best texts that fit into the frames, as the student's labels, with the weights of
+    /// [`weights`].
+    ///
+    /// # Errors
+    /// When the shard is damaged, or a text has a character that the student has no label for.
+    pub fn nbest(&self, place: Place) -> Result<Vec<(Vec<u32>, f64)>> {
+        let mut texts = Vec::new();
+        let mut log_p = Vec::new();
+        for hypothesis in self.caches[place.cache].nbest(place.entry)? {
+            let text = self.labels.encode(&hypothesis.text)?;
+            if ctc_possible(place.frames, &text) {
+                texts.push(text);
+                log_p.push(hypothesis.log_p);
+            }
+        }
+        Ok(texts.into_iter().zip(weights(&log_p)).collect())
     }
 
     /// Softmax at `temperature` in the student's label order, [frames, labels]:

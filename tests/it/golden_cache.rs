@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tutornet::cache::encode::{Raw, encode};
+use tutornet::cache::encode::{Extras, Raw, encode};
 use tutornet::cache::identity::{CorpusIdentity, Teacher};
 use tutornet::cache::schema::{Key, write_shard};
 use tutornet::cache::{self, Cache, Identity, Manifest, ShardEntry};
@@ -76,7 +76,7 @@ fn write(dir: &Path) {
                 };
                 let raw =
                     Raw { hidden: &hidden, logits: &logits, frames: valid, padded, width: WIDTH, labels };
-                encode(key, raw, identity.temperature).unwrap()
+                encode(key, raw, Extras { temperature: identity.temperature, nbest: None }).unwrap()
             })
             .collect();
         let frames = rows.iter().map(|r| u64::from(r.key.frames)).sum();

@@ -13,6 +13,7 @@ mod import;
 mod kernels;
 mod lstm;
 mod nemo;
+mod objectives;
 mod parity;
 mod recovery;
 mod report;
