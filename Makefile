@@ -13,7 +13,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 TUTORNET := $(TARGET)/release/tutornet
 DEVICE ?= auto
 
-.PHONY: help build demo demo-clean test test-interop bench bench-peers lint cache train FORCE
+.PHONY: help build demo demo-clean test test-interop bench bench-peers bench-gpu lint cache train FORCE
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -163,6 +163,8 @@ bench: ## Times what the design makes claims about
 # PEERS_PYTHON=some/python uses an interpreter that has the packages of requirements.txt already.
 # CORPUS and its CACHE give the training steps real utterances and targets, SPEECH the teacher a whole corpus.
 PEERS_PYTHON ?= .venv-peers/bin/python
+PEERS_SPEECH = $(if $(CORPUS),--corpus $(CORPUS)) $(if $(filter command environment,$(firstword $(origin CACHE))),--cache $(CACHE)) \
+	$(if $(SPEECH),--speech $(SPEECH))
 ROWS ?=
 ROUNDS ?= 9
 
@@ -170,7 +172,20 @@ bench-peers: $(if $(filter .venv-peers/%,$(PEERS_PYTHON)),.venv-peers/.done) ## 
 	@program=$$($(CARGO) bench --locked --bench peers --no-run --message-format=json-render-diagnostics \
 		| sed -nE 's/.*"name":"peers".*"executable":"([^"]+)".*/\1/p'); \
 	$(PEERS_PYTHON) benches/peers/compare.py --ours "$$program" --out $(TARGET)/bench-peers.json --rows "$(ROWS)" --rounds $(ROUNDS) \
-		$(if $(CORPUS),--corpus $(CORPUS) --cache $(CACHE)) $(if $(SPEECH),--speech $(SPEECH))
+		$(PEERS_SPEECH)
+
+# The same on a GPU. DEVICE=cuda builds with that feature, DEVICE=wgpu as ever; PEER_DEVICE=cpu compares with PyTorch on
+# the CPU. OURS=path takes a program that was built elsewhere, for a machine without a compiler.
+PEER_DEVICE ?= cuda
+GPU := $(if $(filter auto,$(DEVICE)),cuda,$(DEVICE))
+
+bench-gpu: $(if $(filter .venv-peers/%,$(PEERS_PYTHON)),.venv-peers/.done) ## [DEVICE=cuda|wgpu] [ROWS=words]: the same on a GPU
+	@program='$(OURS)'; [ -n "$$program" ] || program=$$($(CARGO) bench --locked --bench peers --no-run \
+		$(if $(filter cuda%,$(GPU)),--features cuda) --message-format=json-render-diagnostics \
+		| sed -nE 's/.*"name":"peers".*"executable":"([^"]+)".*/\1/p'); \
+	mkdir -p $(TARGET); \
+	$(PEERS_PYTHON) benches/peers/compare.py --ours "$$program" --out $(TARGET)/bench-gpu.json --rows "$(ROWS)" --rounds $(ROUNDS) \
+		--device $(GPU) --peer-device $(PEER_DEVICE) $(PEERS_SPEECH)
 
 .venv-peers/.done: benches/peers/requirements.txt
 	$(PYTHON) -m venv --clear .venv-peers

@@ -27,6 +27,8 @@ HERE = Path(__file__).parent
 class Side:
     """One process and its pipe."""
 
+    row = "before the first row"
+
     def __init__(self, command, threads):
         count = str(threads)
         environment = {**os.environ, "RAYON_NUM_THREADS": count, "OMP_NUM_THREADS": count}
@@ -42,12 +44,21 @@ class Side:
         except BrokenPipeError:
             reply = ""
         if not reply:
-            sys.exit(f"error: {' '.join(self.command)} ended at `{op}` (see above)")
+            status = self.process.wait()
+            end = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+            hint = "; the system kills what takes more memory than there is" if status == -9 else " (see above)"
+            sys.exit(f"error: {self.row}: {' '.join(self.command)} {end} at `{op}`{hint}")
         return json.loads(reply)
 
     def close(self):
         self.process.stdin.close()
         self.process.wait()
+
+
+def sides(arguments):
+    """Our process and PyTorch's."""
+    peer = [sys.executable, str(HERE / "peer.py"), str(arguments.threads), arguments.peer_device]
+    return Side([arguments.ours, arguments.device], arguments.threads), Side(peer, arguments.threads)
 
 
 def check(row, ours, theirs):
@@ -71,11 +82,11 @@ def check(row, ours, theirs):
 
 
 def measure(row, arguments, directory):
-    ours = Side([arguments.ours], arguments.threads)
-    theirs = Side([sys.executable, str(HERE / "peer.py"), str(arguments.threads)], arguments.threads)
+    Side.row = row["work"]
+    ours, theirs = sides(arguments)
     inputs = str(directory / "inputs.safetensors")
     # A process of its own draws the inputs, so that its memory is not counted.
-    source = Side([arguments.ours], arguments.threads)
+    source = Side([arguments.ours, "cpu"], arguments.threads)
     drawn = row
     row = {**row, **source.ask("prepare", row=row, path=inputs)["row"]}
     if row["kind"] == "forward":  # real utterances have lengths of their own
@@ -125,16 +136,24 @@ def processor():
     return names[0] if names else "unknown processor"
 
 
+def graphics():
+    """The card's name, as its driver has it."""
+    try:
+        query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return "no NVIDIA driver"
+
+
 def matmul_peak(arguments):
     """GFLOP/s of the best product of square matrices of either side.
 
     The order is no power of two: rows would share cache sets.
     """
-    order = 2000
-    sides = [Side([arguments.ours], arguments.threads),
-             Side([sys.executable, str(HERE / "peer.py"), str(arguments.threads)], arguments.threads)]
-    best = min(side.ask("matmul", order=order)["ms"] for _ in range(4) for side in sides)
-    for side in sides:
+    order = 6000 if arguments.device.startswith("cuda") else 2000
+    both = sides(arguments)
+    best = min(side.ask("matmul", order=order)["ms"] for _ in range(4) for side in both)
+    for side in both:
         side.close()
     return 2 * order**3 / best / 1e6
 
@@ -160,13 +179,23 @@ def main():
     parser.add_argument("--corpus", type=Path, help="take the 16 utterances of training steps from this corpus")
     parser.add_argument("--cache", type=Path, help="and their targets from this teacher's cache")
     parser.add_argument("--speech", type=Path, help="run the teacher over the whole of this corpus")
+    parser.add_argument("--device", default="cpu", help="of ours: cpu, cuda[:i] or wgpu[:i]")
+    parser.add_argument("--peer-device", help="of PyTorch: cpu or cuda[:i]; cuda where ours is a GPU")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.7, help="of one round")
     arguments = parser.parse_args()
+    arguments.peer_device = arguments.peer_device or ("cpu" if arguments.device == "cpu" else "cuda")
     words = arguments.rows.replace(",", " ").split()
+    if arguments.rounds < 1:
+        sys.exit(f"error: --rounds: expected at least 1, found {arguments.rounds}")
     if bool(arguments.corpus) != bool(arguments.cache):
-        sys.exit("error: --corpus and --cache go together: the cache holds the teacher's targets of that corpus")
+        given, missing = ("CORPUS", "CACHE") if arguments.corpus else ("CACHE", "CORPUS")
+        sys.exit(f"error: {given} without {missing}: the cache holds the teacher's targets of that corpus")
+    for name, path, seal in (("CORPUS", arguments.corpus, "corpus.toml"), ("CACHE", arguments.cache, "manifest.toml"),
+                             ("SPEECH", arguments.speech, "corpus.toml")):
+        if path and not (path / seal).is_file():
+            sys.exit(f"error: {name}={path}: expected a complete directory with {seal} in it, found none")
     chosen = [row for row in ROWS if not words or any(word in row["work"] for word in words)]
     if not chosen:
         sys.exit(f"error: no row contains {arguments.rows!r}; there are: "
@@ -178,8 +207,15 @@ def main():
         named = f", all of {arguments.speech.name}"
         chosen = [{**row, "corpus": str(arguments.speech), "work": row["work"] + named} if row.get("speech") else row
                   for row in chosen]
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores / 2:
+        print(f"warning: other programs are at work (load {load:.1f} on {cores} cores): times and ratios mean little",
+              file=sys.stderr)
     peak = matmul_peak(arguments)
-    print(f"{processor()}, {arguments.threads} threads, measured matmul peak {peak:.0f} GFLOP/s")
+    place = f"{processor()}, {arguments.threads} threads"
+    if arguments.device != "cpu":
+        place += f"; ours on {arguments.device}, PyTorch on {arguments.peer_device} ({graphics()})"
+    print(f"{place}, measured matmul peak {peak:.0f} GFLOP/s")
     print(f"{'work':<42}{'ours ms':>10}{'PyTorch ms':>12}{'ratio (quartiles)':>20}{'limit':>7}"
           f"{'GFLOP/s':>9}{'peak':>7}{'MiB':>8}{'theirs':>8}")
     rows = []
@@ -187,7 +223,8 @@ def main():
         with tempfile.TemporaryDirectory() as directory:
             rows.append(measure(row, arguments, Path(directory)))
         print_row(rows[-1], peak)
-        result = {"processor": processor(), "threads": arguments.threads, "matmul_gflops": peak, "rows": rows}
+        result = {"place": place, "device": arguments.device, "peer_device": arguments.peer_device,
+                  "threads": arguments.threads, "matmul_gflops": peak, "rows": rows}
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")
 
 

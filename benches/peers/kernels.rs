@@ -12,7 +12,7 @@ use super::tensors::{Named, Tensors};
 use super::{Row, Work, milliseconds};
 
 fn device() -> Device {
-    Device::flex().autodiff()
+    super::device().autodiff()
 }
 
 /// Inputs of a kernel: standard normal, weights scaled so that outputs are about 1.
@@ -39,16 +39,19 @@ pub fn prepare(row: &Row) -> Vec<Named> {
 /// Milliseconds of the best of several products of square matrices, by the tensor library and by a
 /// pointwise convolution.
 pub fn matmul(order: usize) -> f64 {
-    let device = Device::flex();
+    let device = super::device();
     let random = |shape| Tensor::<3>::random(shape, Distribution::Default, &device);
     let (a, b) = (random([order, order, 1]), random([1, order, order]));
     let matrices = || (a.clone().reshape([order, order]), b.clone().reshape([order, order]));
     let once = || {
+        super::wait();
         let ((left, right), start): ((Tensor<2>, Tensor<2>), _) = (matrices(), Instant::now());
         std::hint::black_box(left.matmul(right));
+        super::wait();
         let library = milliseconds(start);
         let start = Instant::now();
         std::hint::black_box(conv1d(b.clone(), a.clone(), &Conv1dOptions::default()));
+        super::wait();
         library.min(milliseconds(start))
     };
     (0..8).map(|_| once()).fold(f64::INFINITY, f64::min)

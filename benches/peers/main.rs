@@ -2,7 +2,8 @@
 //!
 //! `compare.py` starts this program and its PyTorch twin `peer.py` for every row of the table and
 //! speaks to both in the same words: one JSON object a line on standard input, one a line back.
-//! Tensors travel as safetensors files. `prepare` draws the inputs that both then `load`.
+//! Tensors travel as safetensors files. `prepare` draws the inputs that both then `load`. The only argument is
+//! the device: `cpu` without one, else as `tutornet --device` has it.
 
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a bench that cannot go on must stop")]
 
@@ -13,12 +14,15 @@ mod tensors;
 
 use std::io::BufRead;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use burn::tensor::Device;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use tensors::Named;
+use tutornet::device::{DeviceChoice, is_cpu};
 
 /// One row of the table: what to compute, in which shape.
 #[derive(Debug, Clone, Deserialize)]
@@ -72,6 +76,28 @@ fn fail(message: &str) -> ! {
     std::process::exit(1)
 }
 
+/// Where the work runs.
+fn device() -> Device {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    let open = || {
+        let choice = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+        let choice: DeviceChoice =
+            choice.as_deref().unwrap_or("cpu").parse().unwrap_or_else(|e| fail(&format!("device: {e}")));
+        choice.open().unwrap_or_else(|e| fail(&e.to_string()))
+    };
+    DEVICE.get_or_init(open).clone()
+}
+
+/// Waits until the device has done what it was given; the CPU is never behind.
+fn wait() {
+    let device = device();
+    if !is_cpu(&device)
+        && let Err(error) = device.sync()
+    {
+        fail(&format!("the device failed: {error:?}"));
+    }
+}
+
 /// Peak resident memory in KiB, as the kernel of the system counts it.
 fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -89,8 +115,10 @@ fn round(work: &mut dyn Work, seconds: f64) -> Vec<f64> {
     let mut times = Vec::new();
     while times.is_empty() || begin.elapsed() < Duration::from_secs_f64(seconds) {
         work.make_ready();
+        wait();
         let start = Instant::now();
         work.run();
+        wait();
         times.push(milliseconds(start));
     }
     times

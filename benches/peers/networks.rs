@@ -132,7 +132,7 @@ pub struct Forward {
 impl Forward {
     /// With the weights and features of a file.
     pub fn load(row: &Row, inputs: &Tensors) -> Self {
-        let device = Device::flex();
+        let device = super::device();
         let padded: Vec<Padded> = row.get("batches");
         let features = |index: usize| inputs.tensor(&format!("features.{index}"), &device);
         let batches = padded.into_iter().enumerate().map(|(i, batch)| (features(i), batch.frames)).collect();
@@ -189,7 +189,7 @@ struct Host {
 impl Step {
     /// With the weights and the batch of a file.
     pub fn load(row: &Row, inputs: &Tensors) -> Self {
-        let device = Device::flex().autodiff();
+        let device = super::device().autodiff();
         let stage: Stage = serde_json::from_value(json!({ "objective": row.get::<String>("objective") }))
             .expect("an objective");
         let model = model(row, inputs, &device);

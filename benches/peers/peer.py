@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from networks import Forward, Step
 
+DEVICE = torch.device(sys.argv[2] if len(sys.argv) > 2 else "cpu")
+
 
 class Conv:
     """conv1d and conv2d without bias, forward and backward."""
@@ -101,17 +103,24 @@ class BiLstm:
 
 
 def load(row, path):
-    inputs = load_file(path)
+    inputs = {name: tensor.to(DEVICE) for name, tensor in load_file(path).items()}
     kinds = {"conv1d": Conv, "conv2d": Conv, "ctc": Ctc, "bilstm": BiLstm, "step": Step, "forward": Forward}
     return kinds[row["kind"]](row, inputs)
 
 
+def wait():
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
 def matmul(order):
-    a, b = torch.randn(order, order), torch.randn(order, order)
+    a, b = torch.randn(order, order, device=DEVICE), torch.randn(order, order, device=DEVICE)
     times = []
     for _ in range(10):
+        wait()
         start = time.perf_counter()
         a @ b
+        wait()
         times.append((time.perf_counter() - start) * 1e3)
     return min(times)
 
@@ -127,14 +136,21 @@ def rounds(work, seconds):
     while not times or time.perf_counter() - begin < seconds:
         if hasattr(work, "make_ready"):
             work.make_ready()
+        wait()
         start = time.perf_counter()
         work.run()
+        wait()
         times.append((time.perf_counter() - start) * 1e3)
     return times
 
 
 def main():
     torch.set_num_threads(int(sys.argv[1]))
+    if DEVICE.type == "cuda" and not torch.cuda.is_available():
+        sys.exit("peer.py: PyTorch finds no CUDA device; --peer-device cpu compares with the CPU")
+    torch.set_default_device(DEVICE)
+    # Single precision throughout: the numbers are compared, and ours has no TensorFloat-32.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     work = None
     for line in sys.stdin:
         request = json.loads(line)
@@ -142,7 +158,7 @@ def main():
         if op == "load":
             work = load(request["row"], request["path"])
         elif op == "outputs":
-            tensors = {name: tensor.contiguous() for name, tensor in work.outputs().items()}
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in work.outputs().items()}
             save_file(tensors, request["path"])
         elif op == "round":
             reply = {"ms": rounds(work, request["seconds"])}

@@ -263,6 +263,65 @@ mod tests {
         assert!((found - expected).abs() < 1e-6, "{found} {expected}");
     }
 
+    /// Transcripts of the committed corpus, in the order of their files.
+    fn transcripts() -> Vec<String> {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/LibriSpeech/train");
+        let mut pending = vec![root];
+        let mut files = Vec::new();
+        while let Some(dir) = pending.pop() {
+            for entry in std::fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                match path.is_dir() {
+                    true => pending.push(path),
+                    false if path.to_string_lossy().ends_with(".trans.txt") => files.push(path),
+                    false => {}
+                }
+            }
+        }
+        files.sort();
+        let lines = files
+            .iter()
+            .flat_map(|f| std::fs::read_to_string(f).unwrap().lines().map(String::from).collect::<Vec<_>>());
+        lines.map(|line| line.split_once(' ').unwrap().1.to_lowercase()).collect()
+    }
+
+    /// Against probabilities computed by the definition (`tests/golden/lm/make.py`).
+    #[test]
+    fn probabilities_and_discounts_equal_the_definition() {
+        let golden: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/golden/lm/kneser_ney.json")).unwrap();
+        let texts = transcripts();
+        assert_eq!(texts.len() as u64, golden["sentences"].as_u64().unwrap());
+        let built = build(texts.iter().map(String::as_str), &[], 3).unwrap();
+        for (ours, golden) in built.discounts.iter().zip(golden["discounts"].as_array().unwrap()) {
+            assert_eq!(ours.1, golden[1].as_bool().unwrap());
+            for (ours, golden) in ours.0.iter().zip(golden[0].as_array().unwrap()) {
+                assert!((ours - golden.as_f64().unwrap()).abs() < 1e-12);
+            }
+        }
+        assert!(
+            built.discounts.iter().any(|(_, fallback)| !fallback),
+            "the corpus is large enough to estimate some"
+        );
+        let model = model(&built);
+        let samples = golden["samples"].as_array().unwrap();
+        assert!(samples.len() > 100);
+        for sample in samples {
+            let mut history = model.start();
+            for word in sample["before"].as_array().unwrap() {
+                history = model.score(&history, word.as_str().unwrap()).1;
+            }
+            let ours = match sample["word"].as_str().unwrap() {
+                "</s>" => model.score_end(&history),
+                word => model.score(&history, word).0,
+            };
+            let (ours, expected) =
+                (f64::from(ours) / std::f64::consts::LN_10, sample["log10"].as_f64().unwrap());
+            // The file holds seven decimals of every order's part.
+            assert!((ours - expected).abs() < 2e-6, "{sample}: {ours}");
+        }
+    }
+
     #[test]
     fn nothing_to_count_is_an_error() {
         assert!(build(["", "  "].into_iter(), &[], 3).unwrap_err().to_string().contains("at least one line"));
