@@ -160,6 +160,7 @@ def main():
         elif op == "outputs":
             tensors = {name: tensor.cpu().contiguous() for name, tensor in work.outputs().items()}
             save_file(tensors, request["path"])
+            del tensors  # its memory is not the work's
         elif op == "round":
             reply = {"ms": rounds(work, request["seconds"])}
         elif op == "memory":

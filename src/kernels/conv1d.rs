@@ -76,6 +76,27 @@ mod tests {
         assert!(difference <= 2e-6 * scale.max(1e-3), "{name}: {difference} of {scale}");
     }
 
+    /// Where no output frame is left there is nothing, and nothing to learn.
+    #[test]
+    fn nothing_comes_of_too_few_frames() {
+        let device = Device::flex().autodiff();
+        for (frames, kernel, padding) in [(5, 9, (0, 0)), (0, 3, (0, 0)), (0, 3, (1, 0))] {
+            for (stride, depthwise) in [(1, true), (2, true), (1, false), (2, false)] {
+                let groups = if depthwise { 3 } else { 1 };
+                let options = Conv1dOptions { stride, padding, dilation: 1, groups };
+                let x = Tensor::<3>::zeros([2, 3, frames], &device).require_grad();
+                let w = tensor([3, 3 / groups, kernel], 2, &device).require_grad();
+                let y = conv1d(x, w.clone(), &options);
+                assert_eq!(y.dims(), [2, 3, options.output_frames(frames, kernel)], "{options:?} {frames}");
+                if y.dims()[2] == 0 {
+                    continue;
+                }
+                let gradient: f32 = w.grad(&y.sum().backward()).unwrap().abs().sum().into_scalar();
+                assert_eq!(gradient, 0.0);
+            }
+        }
+    }
+
     /// Forward and both gradients against burn's own convolution.
     #[test]
     fn equals_burns_convolution_in_value_and_gradients() {
@@ -93,6 +114,9 @@ mod tests {
             (2, 6, 6, 150, 11, 2, 1, (4, 5), true),
             (1, 6, 6, 90, 29, 1, 2, (28, 28), true),
             (1, 6, 6, 1, 11, 1, 1, (5, 5), true),
+            // A kernel longer than its input.
+            (2, 3, 3, 5, 9, 1, 1, (2, 3), true),
+            (2, 3, 3, 5, 9, 2, 1, (2, 3), true),
         ];
         for (batch, inputs, outputs, frames, kernel, stride, dilation, padding, depthwise) in cases {
             let groups = if depthwise { inputs } else { 1 };

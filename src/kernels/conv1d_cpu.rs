@@ -21,16 +21,13 @@ fn dims(tensor: &FlexTensor) -> [usize; 3] {
     tensor.layout().shape().dims()
 }
 
-/// Rows of `frames` values with zeros before and after; the rows themselves where there are none.
-fn pad_rows(x: &[f32], frames: usize, (left, right): (usize, usize)) -> Cow<'_, [f32]> {
+/// A row of `frames` values with zeros before and after; the row itself where there are none.
+fn pad_row(x: &[f32], frames: usize, (left, right): (usize, usize)) -> Cow<'_, [f32]> {
     if left + right == 0 {
         return Cow::Borrowed(x);
     }
-    let width = left + frames + right;
-    let mut out = vec![0f32; x.len() / frames.max(1) * width];
-    for (row, source) in out.chunks_exact_mut(width).zip(x.chunks_exact(frames)) {
-        row[left..left + frames].copy_from_slice(source);
-    }
+    let mut out = vec![0f32; left + frames + right];
+    out[left..left + frames].copy_from_slice(x);
     Cow::Owned(out)
 }
 
@@ -66,7 +63,7 @@ pub(super) fn forward(x: &FlexTensor, weight: &FlexTensor, options: &Conv1dOptio
     }
     let mut y = vec![0f32; batch * out * frames_out];
     y.par_chunks_mut(frames_out.max(1)).enumerate().for_each(|(row, y)| {
-        let padded = pad_rows(&xs[row * frames..(row + 1) * frames], frames, options.padding);
+        let padded = pad_row(&xs[row * frames..(row + 1) * frames], frames, options.padding);
         let taps = &ws[row % channels * kernel..(row % channels + 1) * kernel];
         if options.stride == 1 {
             correlate(&padded, taps, options.dilation, y);
@@ -146,11 +143,11 @@ pub(super) fn weight_gradient(
     dw.par_chunks_mut(kernel).enumerate().for_each(|(channel, dw)| {
         for b in 0..batch {
             let row = b * channels + channel;
-            let padded = pad_rows(&xs[row * frames..(row + 1) * frames], frames, options.padding);
+            let padded = pad_row(&xs[row * frames..(row + 1) * frames], frames, options.padding);
             let dy = &ds[row * frames_out..(row + 1) * frames_out];
-            if options.stride == 1 {
+            if options.stride == 1 && frames_out > 0 {
                 accumulate_dots(&padded, dy, options.dilation, dw);
-            } else {
+            } else if frames_out > 0 {
                 for (k, dw) in dw.iter_mut().enumerate() {
                     let at = |t: usize| padded[t * options.stride + k * options.dilation];
                     *dw += dy.iter().enumerate().map(|(t, dy)| dy * at(t)).sum::<f32>();

@@ -19,7 +19,8 @@ pub fn ctc_possible(frames: usize, target: &[u32]) -> bool {
 /// Loss of every utterance, [batch], in nats, not divided by length.
 ///
 /// `logits` is [batch, frames, labels]; frames beyond `frames[b]` get no gradient. A target that
-/// [`ctc_possible`] refuses gives loss 0 and gradient 0. Differentiable once in the logits, on
+/// [`ctc_possible`] refuses gives loss 0 and gradient 0. A logit more than 1e6 below its frame's largest counts
+/// as that much below. Differentiable once in the logits, on
 /// every device: values and gradients are computed on the host.
 ///
 /// # Panics
@@ -78,8 +79,9 @@ fn weighted<'t, I: Iterator<Item = (&'t [u32], f64)>>(
         .collect();
     let loss = Tensor::<1>::from_data(TensorData::new(losses, [batch]), &device);
     let gradient = Tensor::<3>::from_data(TensorData::new(gradient, [batch, time, labels]), &device);
-    // Zero in value; its derivative is the gradient computed above.
-    let carrier: Tensor<3> = (logits - constant) * gradient;
+    // Zero in value; its derivative is the gradient computed above. Where that is 0 a logit need not be finite.
+    let still = gradient.clone().equal_elem(0.0);
+    let carrier: Tensor<3> = (logits - constant).mask_fill(still, 0.0) * gradient;
     loss + carrier.sum_dim(2).sum_dim(1).reshape([batch])
 }
 
@@ -232,6 +234,26 @@ mod tests {
             assert!((ours - 3.0 * once).abs() < 1e-6);
         }
         assert!(gradient[24..].iter().all(|&g| g == 0.0));
+    }
+
+    #[test]
+    fn what_is_not_a_number_beyond_the_end_does_not_count() {
+        let device = Device::flex().autodiff();
+        let mut values = logits(2 * 6, 4, 8);
+        let clean = values.clone();
+        values[4 * 5 + 1] = f32::NAN; // padding
+        values[24 + 2] = f32::NEG_INFINITY; // a label that the target does without
+        let run = |values: &[f32]| {
+            let x =
+                Tensor::<3>::from_data(TensorData::new(values.to_vec(), [2, 6, 4]), &device).require_grad();
+            let loss = ctc_loss(x.clone(), &[5, 6], &[vec![0], vec![0, 1]], 3);
+            let host = loss.clone().into_data().try_to_vec::<f32>().unwrap();
+            (host, x.grad(&loss.backward()).unwrap().into_data().try_to_vec::<f32>().unwrap())
+        };
+        let ((loss, gradient), (expected, _)) = (run(&values), run(&clean));
+        assert_eq!(loss[0], expected[0]);
+        assert!((f64::from(loss[1]) - brute_force(&values[24..], 4, &[0, 1], 3)).abs() < 1e-5, "{loss:?}");
+        assert!(gradient.iter().all(|g| g.is_finite()) && gradient[26] == 0.0);
     }
 
     #[test]

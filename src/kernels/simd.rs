@@ -180,7 +180,11 @@ fn add_sum_body(x: &[f32], offset: f32, square: bool) -> f64 {
 #[inline(always)]
 fn normalise_row_body(x: &[f32], affine: Affine, rectify: bool, y: &mut [f32]) {
     if rectify {
-        y.iter_mut().zip(x).for_each(|(y, &x)| *y = affine.at(x).max(0.0));
+        // `max` would turn what is not a number into 0.
+        y.iter_mut().zip(x).for_each(|(y, &x)| {
+            let value = affine.at(x);
+            *y = if value <= 0.0 { 0.0 } else { value };
+        });
     } else {
         y.iter_mut().zip(x).for_each(|(y, &x)| *y = affine.at(x));
     }

@@ -165,9 +165,14 @@ impl Record {
         let _ = writeln!(table, "{}", row("all", wall));
         let (seconds, batches) = self.totals.get(&Part::Assemble).copied().unwrap_or_default();
         let _ = writeln!(table, "reading threads assembled {batches} batches in {seconds:.2} s beside that");
+        let all: u64 = self.totals.values().map(|(_, count)| count).sum();
+        let kept = match self.spans.len() as u64 {
+            kept if kept == all => "every span is".to_owned(),
+            kept => format!("the first {kept} of {all} spans are"),
+        };
         let _ = write!(
             table,
-            "{updates} updates; every span is in {} (chrome://tracing, ui.perfetto.dev)",
+            "{updates} updates made here; {kept} in {} (chrome://tracing, ui.perfetto.dev)",
             path.display()
         );
         table

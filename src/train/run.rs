@@ -97,8 +97,9 @@ pub fn run(pipeline: &Pipeline, options: &Options, stop: &Stop) -> Result<Outcom
     let trained = trainer.stages();
     // A run that was stopped is as good to look at as one that ended.
     let (wall, updates) = (started.elapsed(), trainer.position.update - before);
-    if let Some(table) = trainer.profile.finish(&options.out, wall, updates)? {
-        progress::suspend(|| eprintln!("{table}"));
+    match trainer.profile.finish(&options.out, wall, updates) {
+        Ok(table) => table.into_iter().for_each(|table| progress::suspend(|| eprintln!("{table}"))),
+        Err(error) => tracing::warn!("no profile: {error}"),
     }
     trained?;
     trainer.finish()
@@ -197,35 +198,49 @@ impl Trainer<'_> {
         std::thread::scope(|scope| {
             let rest = plan.get(self.position.batch..).unwrap_or_default().to_vec();
             let mut stream = Stream::start(scope, assembler, rest, workers, &self.profile);
-            let accumulate = self.settings(stage).accumulate;
-            while self.position.stage_update < total {
-                let group: Vec<Batch> = self.profile.time(Part::DataWait, &self.device, || {
-                    stream.by_ref().take(accumulate).collect::<Result<_>>()
-                })?;
-                if group.is_empty() {
-                    break;
-                }
-                let batches = group.len();
-                if group.iter().all(|batch| batch.utterances.is_empty()) {
-                    self.position.batch += batches; // all damaged, and skip_corrupt is on
-                    continue;
-                }
-                let losses = self.update(stage, group, total)?;
-                self.position.batch += batches;
-                progress.message(format!("epoch {} loss {:.2}", epoch + 1, losses.total));
-                progress.add(1);
-                // Weights whose last losses were not finite do not push a better checkpoint out.
-                let due = self.position.update.is_multiple_of(self.pipeline.checkpoint.every_updates)
-                    && self.position.rejected_in_a_row == 0;
-                if due || self.stop.requested() {
-                    self.checkpoint()?;
-                }
-                if self.stop.requested() {
-                    return Err(self.interrupted());
-                }
-            }
-            Ok(())
+            let result = self.updates(stage, total, &mut stream, progress);
+            self.profile.time(Part::DataWait, &self.device, || stream.finish());
+            result
         })
+    }
+
+    /// Updates until the stream, or the stage, is at its end.
+    fn updates(
+        &mut self,
+        stage: &Stage,
+        total: u64,
+        stream: &mut Stream<'_>,
+        progress: &Progress,
+    ) -> Result<()> {
+        let epoch = self.position.epoch;
+        let accumulate = self.settings(stage).accumulate;
+        while self.position.stage_update < total {
+            let group: Vec<Batch> = self.profile.time(Part::DataWait, &self.device, || {
+                stream.by_ref().take(accumulate).collect::<Result<_>>()
+            })?;
+            if group.is_empty() {
+                break;
+            }
+            let batches = group.len();
+            if group.iter().all(|batch| batch.utterances.is_empty()) {
+                self.position.batch += batches; // all damaged, and skip_corrupt is on
+                continue;
+            }
+            let losses = self.update(stage, group, total)?;
+            self.position.batch += batches;
+            progress.message(format!("epoch {} loss {:.2}", epoch + 1, losses.total));
+            progress.add(1);
+            // Weights whose last losses were not finite do not push a better checkpoint out.
+            let due = self.position.update.is_multiple_of(self.pipeline.checkpoint.every_updates)
+                && self.position.rejected_in_a_row == 0;
+            if due || self.stop.requested() {
+                self.checkpoint()?;
+            }
+            if self.stop.requested() {
+                return Err(self.interrupted());
+            }
+        }
+        Ok(())
     }
 
     /// One optimiser step over a group of batches; a step with a number that is not finite leaves

@@ -4,7 +4,7 @@
 //! takes from the channels in turn: the order is the plan's whatever the threads do, and at most
 //! [`AHEAD`] batches a worker wait in memory.
 
-use std::thread::Scope;
+use std::thread::{Scope, ScopedJoinHandle};
 
 use crossbeam::channel::{Receiver, bounded};
 
@@ -224,15 +224,16 @@ fn average(sum: &mut [f32], other: &[f32], weight: f64, number: usize) {
 
 /// Batches in the order of the plan.
 #[derive(Debug)]
-pub struct Stream {
+pub struct Stream<'scope> {
     channels: Vec<Receiver<Result<Batch>>>,
+    readers: Vec<ScopedJoinHandle<'scope, ()>>,
     next: usize,
     left: usize,
 }
 
-impl Stream {
+impl<'scope> Stream<'scope> {
     /// Starts `workers` threads on `plan`; they end when the stream is dropped.
-    pub fn start<'scope>(
+    pub fn start(
         scope: &'scope Scope<'scope, '_>,
         assembler: Assembler<'scope>,
         plan: Vec<Vec<usize>>,
@@ -245,10 +246,11 @@ impl Stream {
         for (number, positions) in plan.into_iter().enumerate() {
             shares[number % workers].push(positions);
         }
-        let channels = shares.into_iter().enumerate().map(|(number, share)| {
+        let (mut channels, mut readers) = (Vec::new(), Vec::new());
+        for (number, share) in shares.into_iter().enumerate() {
             let (sender, receiver) = bounded(AHEAD);
             let profile = profile.clone();
-            scope.spawn(move || {
+            readers.push(scope.spawn(move || {
                 for positions in share {
                     let batch =
                         profile.time_on(number + 1, Part::Assemble, || assembler.assemble(&positions));
@@ -257,14 +259,21 @@ impl Stream {
                         return;
                     }
                 }
-            });
-            receiver
-        });
-        Self { channels: channels.collect(), next: 0, left }
+            }));
+            channels.push(receiver);
+        }
+        Self { channels, readers, next: 0, left }
+    }
+
+    /// Ends the threads, and waits for the batches that they have in hand.
+    pub fn finish(self) {
+        drop(self.channels);
+        // A thread that panicked has already ended the training.
+        self.readers.into_iter().for_each(|reader| drop(reader.join()));
     }
 }
 
-impl Iterator for Stream {
+impl Iterator for Stream<'_> {
     type Item = Result<Batch>;
 
     fn next(&mut self) -> Option<Result<Batch>> {

@@ -1,5 +1,5 @@
-//! Convolutions and CTC against PyTorch in double precision (`tests/golden/kernels_conv.py`), on the
-//! CPU and, where there is a driver, through wgpu.
+//! Convolutions, CTC and batch norm against PyTorch in double precision (`tests/golden/kernels.py`), on the
+//! CPU and, where there is a driver and the kernel has a form for it, through wgpu.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use tutornet::device::DeviceChoice;
-use tutornet::kernels::{Conv1dOptions, Conv2dOptions, conv1d, conv2d, ctc_loss};
+use tutornet::kernels::{Conv1dOptions, Conv2dOptions, NormOptions, batch_norm, conv1d, conv2d, ctc_loss};
 
 use crate::harness::not_run;
 
@@ -29,13 +29,19 @@ struct Case {
     targets: Vec<Vec<u32>>,
     #[serde(default)]
     blank: usize,
+    #[serde(default)]
+    epsilon: f64,
+    #[serde(default)]
+    counted: Option<Vec<usize>>,
+    #[serde(default)]
+    rectified: Option<Vec<usize>>,
 }
 
 /// What one case computes, by the names of the golden file.
 type Results = Vec<(&'static str, Vec<f32>)>;
 
-fn golden_bytes() -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/kernels/conv.safetensors");
+fn golden_bytes(file: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/kernels").join(file);
     std::fs::read(path).unwrap()
 }
 
@@ -111,6 +117,27 @@ fn compute(file: &SafeTensors<'_>, case: &Case, device: &Device) -> Results {
             let gradients = loss.clone().sum().backward();
             vec![("loss", host(loss.inner())), ("dlogits", host(logits.grad(&gradients).unwrap()))]
         }
+        "norm" => {
+            let read = |key: &str| tensor::<1>(file, &format!("{}.{key}", case.name), device);
+            let x = tensor::<3>(file, &format!("{}.x", case.name), device).require_grad();
+            let (gamma, beta) = (read("gamma").require_grad(), read("beta").require_grad());
+            let options = NormOptions {
+                epsilon: case.epsilon,
+                counted: case.counted.clone(),
+                rectified: case.rectified.clone(),
+            };
+            let normalised = batch_norm(x.clone(), gamma.clone(), beta.clone(), &options);
+            let upstream = tensor::<3>(file, &format!("{}.upstream", case.name), device);
+            let gradients = (normalised.y.clone() * upstream).sum().backward();
+            vec![
+                ("y", host(normalised.y.inner())),
+                ("mean", host(normalised.mean.inner())),
+                ("variance", host(normalised.variance.inner())),
+                ("dx", host(x.grad(&gradients).unwrap())),
+                ("dgamma", host(gamma.grad(&gradients).unwrap())),
+                ("dbeta", host(beta.grad(&gradients).unwrap())),
+            ]
+        }
         other => panic!("{other}"),
     }
 }
@@ -123,8 +150,8 @@ fn relative(ours: &[f32], golden: &[f64]) -> f64 {
     difference / norm(&mut golden.iter().copied()).max(1e-12)
 }
 
-fn compare(device: &Device, tolerance: f64) {
-    let bytes = golden_bytes();
+fn compare(file: &str, device: &Device, tolerance: f64) {
+    let bytes = golden_bytes(file);
     let file = SafeTensors::deserialize(&bytes).unwrap();
     for case in cases(&bytes) {
         for (key, ours) in compute(&file, &case, device) {
@@ -141,13 +168,14 @@ fn compare(device: &Device, tolerance: f64) {
 
 #[test]
 fn equal_pytorch_in_double_precision() {
-    compare(&Device::flex().autodiff(), 1e-5);
+    compare("conv.safetensors", &Device::flex().autodiff(), 1e-5);
+    compare("norm.safetensors", &Device::flex().autodiff(), 1e-5);
 }
 
 #[test]
 fn equal_pytorch_in_double_precision_on_wgpu() {
     match DeviceChoice::Wgpu(None).open() {
-        Ok(device) => compare(&device.autodiff(), 1e-5),
+        Ok(device) => compare("conv.safetensors", &device.autodiff(), 1e-5),
         Err(_) => not_run("kernels: equal_pytorch_in_double_precision_on_wgpu", "no Vulkan driver"),
     }
 }
@@ -155,7 +183,11 @@ fn equal_pytorch_in_double_precision_on_wgpu() {
 /// The same bits whatever the number of threads.
 #[test]
 fn threads_change_no_bit() {
-    let bytes = golden_bytes();
+    ["conv.safetensors", "norm.safetensors"].into_iter().for_each(same_bits);
+}
+
+fn same_bits(file: &str) {
+    let bytes = golden_bytes(file);
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let on = |threads: usize| -> Vec<Results> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

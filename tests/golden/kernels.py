@@ -1,6 +1,7 @@
-"""Writes kernels/conv.safetensors: convolutions and CTC in double precision by PyTorch.
+"""Writes kernels/conv.safetensors (convolutions, CTC) and kernels/norm.safetensors (batch norm): results of PyTorch in
+double precision.
 
-    python tests/golden/kernels_conv.py        (packages: benches/peers/requirements.txt)
+    python tests/golden/kernels.py        (packages: benches/peers/requirements.txt)
 
 Inputs are f32, results f64. The file's metadata names the cases with their parameters; `tests/it/kernels.rs`
 computes the same and compares.
@@ -64,6 +65,45 @@ ctc("ctc_empty_target", 12, 5, [12, 9], [[], [1]], 0)
 ctc("ctc_one_frame", 1, 4, [1, 1], [[2], []], 3)
 ctc("ctc_impossible", 4, 6, [4, 4], [[1, 1, 1], [1, 2, 3, 4]], 5)
 
-OUT.parent.mkdir(exist_ok=True)
-save_file(tensors, OUT, {"cases": json.dumps(cases)})
-print(f"{OUT}: {len(cases)} cases, {OUT.stat().st_size} bytes")
+
+
+def norm(name, shape, epsilon=1e-3, offset=0.0, counted=None, rectified=None):
+    """Statistics over the first `counted` frames of each utterance (all without); with `rectified` lengths, ReLU and 0
+    beyond them."""
+    batch, channels, frames = shape
+    x, gamma, beta = offset + torch.randn(shape), 1 + 0.3 * torch.randn(channels), 0.3 * torch.randn(channels)
+    xd, gd, bd = (t.double().requires_grad_() for t in (x, gamma, beta))
+    within = lambda lengths: (torch.arange(frames)[None, :] < torch.tensor(lengths)[:, None])[:, None, :].double()
+    share = within(counted or [frames] * batch)
+    count = share.sum()
+    mean = (xd * share).sum((0, 2), keepdim=True) / count
+    variance = ((xd - mean).square() * share).sum((0, 2), keepdim=True) / count
+    y = (xd - mean) / (variance + epsilon).sqrt() * gd[:, None] + bd[:, None]
+    if rectified:
+        y = torch.relu(y) * within(rectified)
+    if not counted and not rectified:  # PyTorch's own, to hold the formula to
+        own = F.batch_norm(xd, None, None, gd, bd, True, 0.1, epsilon)
+        assert (own - y).abs().max() < 1e-9
+    upstream = torch.randn(shape)
+    (y * upstream).sum().backward()
+    values = {"x": x, "gamma": gamma, "beta": beta, "upstream": upstream, "y": y.detach(), "mean": mean.detach().flatten(),
+              "variance": variance.detach().flatten(), "dx": xd.grad, "dgamma": gd.grad, "dbeta": bd.grad}
+    tensors.update({f"{name}.{key}": value.contiguous() for key, value in values.items()})
+    cases.append({"name": name, "kind": "norm", "epsilon": epsilon, "counted": counted, "rectified": rectified})
+
+
+def save(path):
+    path.parent.mkdir(exist_ok=True)
+    save_file(tensors, path, {"cases": json.dumps(cases)})
+    print(f"{path}: {len(cases)} cases, {path.stat().st_size} bytes")
+    tensors.clear()
+    cases.clear()
+
+
+save(OUT)
+norm("plain", [3, 7, 33])
+norm("plain_far_from_zero", [2, 3, 50], offset=100.0)
+norm("plain_one_frame_each", [5, 4, 1])
+norm("rectified", [3, 7, 33], rectified=[33, 20, 1])
+norm("rectified_counted", [3, 5, 37], 1e-5, counted=[37, 30, 2], rectified=[37, 30, 2])
+save(OUT.with_name("norm.safetensors"))
