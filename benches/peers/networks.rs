@@ -10,8 +10,9 @@ use tutornet::models::{Architecture, Mode, Model, ModelConfig, TrainState, prese
 use tutornet::random::Random;
 use tutornet::train::objective::Objective;
 use tutornet::train::optimizer::{NamedGradients, Optimizer};
-use tutornet::train::pipeline::{self, Rule, Stage};
+use tutornet::train::pipeline::Stage;
 use tutornet::train::profile::Profile;
+use tutornet::train::recipe::{self, Rule};
 use tutornet::train::step::{Place, forward_backward};
 use tutornet::train::stream::Batch;
 
@@ -199,11 +200,11 @@ impl Step {
             let weights = weights(inputs, "weights.bridge.", &parameters::shapes(&bridge));
             parameters::import(bridge, weights).expect("a bridge")
         });
-        let settings = pipeline::Optimizer {
+        let settings = recipe::Optimizer {
             name: Rule::AdamW,
             learning_rate: row.get("learning_rate"),
             weight_decay: row.get("weight_decay"),
-            ..pipeline::Optimizer::default()
+            ..recipe::Optimizer::default()
         };
         let take = |name: &str, needed: bool| {
             if needed { inputs.host(name).values.clone() } else { Vec::new() }

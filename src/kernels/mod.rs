@@ -33,5 +33,5 @@ pub use conv2d::{Conv2dOptions, conv2d};
 pub use ctc::{ctc_log_likelihood, ctc_loss, ctc_loss_of_several, ctc_possible};
 pub use lstm::{LstmWeights, Together, bi_lstm, lstm};
 pub use norm::{NormOptions, Normalised, batch_norm};
-pub use step::{AdamStep, adam, novograd, squared_norm};
+pub use step::{AdamStep, NovoGradStep, adam, larc, novograd, squared_norm};
 pub use sum::sum;

@@ -60,32 +60,70 @@ pub fn adam(w: Tensor<1>, g: Tensor<1>, first: Tensor<1>, second: Tensor<1>, s: 
     [w, first, second]
 }
 
-/// Ginsburg et al., 2019, as in OpenSeq2Seq's `novograd.py`: the gradient is divided by the root of `square`
-/// (its running squared norm, [1]), decay joins it, and the first moment is a plain sum.
+/// Ginsburg et al., 2019.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NovoGradStep {
+    /// Learning rate.
+    pub rate: f64,
+    /// Of the first moment.
+    pub beta1: f64,
+    /// Keeps the divisor from 0.
+    pub epsilon: f64,
+    /// Whether epsilon is added to the square (OpenSeq2Seq's `novograd.py`) or to its root (the paper, NeMo).
+    pub under_root: bool,
+    /// Factor of w in the direction.
+    pub decay: f64,
+}
+
+/// Weight and first moment after a step along `g`: it is divided by the root of `square` (its running squared
+/// norm, [1]), decay joins it, and the first moment is a plain sum.
 pub fn novograd(
     w: Tensor<1>,
     g: Tensor<1>,
     first: Tensor<1>,
     square: &Tensor<1>,
-    [rate, beta1, epsilon, decay]: [f64; 4],
+    s: &NovoGradStep,
 ) -> [Tensor<1>; 2] {
     if is_cpu(&w.device()) {
-        let square: f32 = square.clone().into_scalar();
+        let square = f64::from(square.clone().into_scalar::<f32>());
+        let divisor = if s.under_root { (square + s.epsilon).sqrt() } else { square.sqrt() + s.epsilon };
         #[expect(clippy::cast_possible_truncation, reason = "tensors are f32")]
         let rule = NovoGrad {
-            scale: (1.0 / (f64::from(square) + epsilon).sqrt()) as f32,
-            decay: decay as f32,
-            beta1: beta1 as f32,
-            rate: rate as f32,
+            scale: (1.0 / divisor) as f32,
+            decay: s.decay as f32,
+            beta1: s.beta1 as f32,
+            rate: s.rate as f32,
         };
         return on_host([w, first], g, |[w, m], g| simd::novograd(w, g, m, rule));
     }
-    let mut direction = g / square.clone().add_scalar(epsilon).sqrt();
-    if decay > 0.0 {
-        direction = direction + w.clone().mul_scalar(decay);
+    let divisor = match s.under_root {
+        true => square.clone().add_scalar(s.epsilon).sqrt(),
+        false => square.clone().sqrt().add_scalar(s.epsilon),
+    };
+    let mut direction = g / divisor;
+    if s.decay > 0.0 {
+        direction = direction + w.clone().mul_scalar(s.decay);
     }
-    let first = first.mul_scalar(beta1) + direction;
-    [w - first.clone().mul_scalar(rate), first]
+    let first = first.mul_scalar(s.beta1) + direction;
+    [w - first.clone().mul_scalar(s.rate), first]
+}
+
+/// Added to a gradient's norm, and the smallest factor, of [`larc`].
+const LARC_FLOOR: f64 = 1e-7;
+
+/// LARC in clip mode (You, Gitman and Ginsburg, 2017; OpenSeq2Seq `optimizers.py`): `g` times
+/// min(1, max(`eta` ||w|| / (`rate` (||g|| + 1e-7)), 1e-7)). The norm of a step along it at `rate` is then at most
+/// `eta` ||w||, but for a tensor that is 0: that one still moves, by 1e-7 of its gradient.
+pub fn larc(w: &Tensor<1>, g: Tensor<1>, eta: f64, rate: f64) -> Tensor<1> {
+    let (weight, gradient) = (squared_norm(w), squared_norm(&g));
+    if is_cpu(&g.device()) {
+        let [weight, gradient] = [weight, gradient].map(|n| f64::from(n.into_scalar::<f32>()).sqrt());
+        let factor = (eta * weight / (rate * (gradient + LARC_FLOOR))).max(LARC_FLOOR);
+        return if factor < 1.0 { g.mul_scalar(factor) } else { g };
+    }
+    let divisor = gradient.sqrt().add_scalar(LARC_FLOOR).mul_scalar(rate);
+    let factor = weight.sqrt().mul_scalar(eta) / divisor;
+    g * factor.clamp(LARC_FLOOR, 1.0)
 }
 
 /// Squared l2 norm, [1]; the same bits whatever the number of threads.
@@ -190,12 +228,15 @@ mod tests {
         let square: f64 = g.iter().map(|g| f64::from(*g).powi(2)).sum();
         let norm = squared_norm(&tensor(&g));
         close(norm.clone(), &[square]);
-        let [ours, first] = novograd(tensor(&w), tensor(&g), tensor(&m), &norm, [0.1, 0.95, 1e-8, 0.01]);
-        let moments: Vec<f64> = (0..count)
-            .map(|i| 0.95 * at(&m, i) + at(&g, i) / (square + 1e-8).sqrt() + 0.01 * at(&w, i))
-            .collect();
-        let moved: Vec<f64> = moments.iter().enumerate().map(|(i, m)| at(&w, i) - 0.1 * m).collect();
-        close(ours, &moved);
-        close(first, &moments);
+        // An epsilon as large as the square, so that its place is seen.
+        for (under_root, divisor) in [(true, (2.0 * square).sqrt()), (false, square.sqrt() + square)] {
+            let step = NovoGradStep { rate: 0.1, beta1: 0.95, epsilon: square, under_root, decay: 0.01 };
+            let [ours, first] = novograd(tensor(&w), tensor(&g), tensor(&m), &norm, &step);
+            let moments: Vec<f64> =
+                (0..count).map(|i| 0.95 * at(&m, i) + at(&g, i) / divisor + 0.01 * at(&w, i)).collect();
+            let moved: Vec<f64> = moments.iter().enumerate().map(|(i, m)| at(&w, i) - 0.1 * m).collect();
+            close(ours, &moved);
+            close(first, &moments);
+        }
     }
 }

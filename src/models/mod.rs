@@ -101,6 +101,18 @@ pub enum Network {
     DeepSpeech2(deepspeech2::DeepSpeech2),
 }
 
+impl Network {
+    /// Whether an L2 term takes in the tensor `name` (see [`parameters`]): kernels of convolutions and of fully
+    /// connected layers, and gammas of batch norms, as OpenSeq2Seq's `regularizer` does; no bias, no beta, and
+    /// nothing of a recurrent layer.
+    pub fn regularised(&self, name: &str) -> bool {
+        match self {
+            Self::Jasper(_) => jasper::Jasper::regularised(name),
+            Self::DeepSpeech2(_) => deepspeech2::DeepSpeech2::regularised(name),
+        }
+    }
+}
+
 /// A configuration and its network on one device.
 #[derive(Debug, Clone)]
 pub struct Model {

@@ -17,6 +17,7 @@ pub mod parse;
 pub mod pipeline;
 pub mod prepare;
 pub mod profile;
+pub mod recipe;
 pub mod run;
 pub mod step;
 pub mod stream;

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
-use super::pipeline::{Optimizer as Settings, Rule};
+use super::recipe::{Optimizer as Settings, Rule};
 use crate::error::{Error, Result};
-use crate::kernels::{AdamStep, adam, novograd, squared_norm};
+use crate::kernels::{AdamStep, NovoGradStep, adam, larc, novograd, squared_norm};
 use crate::models::parameters::{HostTensor, UpdateTensor};
 
 /// Gradients of one or several batches, flat, by the tensor's name.
@@ -41,6 +41,16 @@ impl NamedGradients {
         self.batches = 1;
     }
 
+    /// Visitor that adds `l2` times a tensor to its gradient where `regularised` says so of its name. A tensor
+    /// without a gradient gets none.
+    pub fn regulariser<'a>(
+        &'a mut self,
+        l2: f64,
+        regularised: impl Fn(&str) -> bool + 'a,
+    ) -> impl UpdateTensor + 'a {
+        Regulariser { gradients: self, l2, regularised }
+    }
+
     /// Global norm of all gradients; not finite when one of them is not.
     pub fn norm(&self) -> f64 {
         let squares: Vec<Tensor<1>> = self.by_name.values().map(squared_norm).collect();
@@ -51,8 +61,12 @@ impl NamedGradients {
         squares.iter::<f32>().map(f64::from).sum::<f64>().sqrt()
     }
 
-    /// Scales all gradients.
-    pub fn scale(&mut self, factor: f64) {
+    /// Scales all gradients so that their global norm, which is `norm`, is at most `limit`; 0 is no limit.
+    pub fn clip(&mut self, norm: f64, limit: f64) {
+        if limit <= 0.0 || norm <= limit {
+            return;
+        }
+        let factor = limit / norm;
         for gradient in self.by_name.values_mut() {
             *gradient = gradient.clone().mul_scalar(factor);
         }
@@ -75,6 +89,24 @@ impl UpdateTensor for Collector<'_> {
                 None => flat,
             };
             self.into.by_name.insert(name, sum);
+        }
+        tensor
+    }
+}
+
+struct Regulariser<'a, F> {
+    gradients: &'a mut NamedGradients,
+    l2: f64,
+    regularised: F,
+}
+
+impl<F: Fn(&str) -> bool> UpdateTensor for Regulariser<'_, F> {
+    fn update<const D: usize>(&mut self, name: &str, _trainable: bool, tensor: Tensor<D>) -> Tensor<D> {
+        if (self.regularised)(name)
+            && let Some(gradient) = self.gradients.by_name.get_mut(name)
+        {
+            let w: Tensor<1> = tensor.clone().inner().reshape([-1]);
+            *gradient = gradient.clone() + w.mul_scalar(self.l2);
         }
         tensor
     }
@@ -121,17 +153,20 @@ impl Optimizer {
     fn step(&mut self, name: &str, w: Tensor<1>, g: Tensor<1>, matrix: bool, rate: f64) -> Tensor<1> {
         let (beta1, beta2) = self.settings.betas();
         let (epsilon, decay) = (self.settings.epsilon, self.settings.weight_decay);
+        let g = if self.settings.larc > 0.0 { larc(&w, g, self.settings.larc, rate) } else { g };
         let earlier = self.moments.remove(name);
         let zeros = |g: &Tensor<1>| Moments { first: g.zeros_like(), second: g.zeros_like() };
         let (moments, w) = match self.settings.name {
-            Rule::NovoGrad => {
+            Rule::NovoGrad | Rule::NovoGradPaper => {
                 let square = squared_norm(&g);
                 // The second moment starts at the first squared norm.
                 let (first, second) = match earlier {
                     Some(m) => (m.first, m.second.mul_scalar(beta2) + square.mul_scalar(1.0 - beta2)),
                     None => (g.zeros_like(), square),
                 };
-                let [w, first] = novograd(w, g, first, &second, [rate, beta1, epsilon, decay]);
+                let under_root = self.settings.name == Rule::NovoGrad;
+                let step = NovoGradStep { rate, beta1, epsilon, under_root, decay };
+                let [w, first] = novograd(w, g, first, &second, &step);
                 (Moments { first, second }, w)
             }
             Rule::Adam | Rule::AdamW => {
@@ -219,7 +254,7 @@ impl UpdateTensor for Stepper<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::pipeline::Schedule;
+    use crate::train::recipe::Schedule;
 
     fn settings(name: Rule) -> Settings {
         Settings {
@@ -293,7 +328,8 @@ mod tests {
         let device = Device::flex();
         let g = Tensor::<1>::from_floats([0.3, -0.1], &device);
         let start = Tensor::<1>::from_floats([1.0, 2.0], &device);
-        for rule in [Rule::Adam, Rule::AdamW, Rule::NovoGrad] {
+        for rule in [Rule::Adam, Rule::AdamW, Rule::NovoGrad, Rule::NovoGradPaper] {
+            let settings = |rule| Settings { larc: 0.001, ..settings(rule) };
             let mut optimizer = Optimizer::new(&settings(rule));
             optimizer.begin_step();
             let w = optimizer.step("w", start.clone(), g.clone(), false, 0.1);

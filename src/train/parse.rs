@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::objective::{Objective, Target};
-use super::pipeline::{Optimizer, Pipeline, Rule, Stage};
+use super::pipeline::{Pipeline, Stage};
+use super::recipe::positive;
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -142,7 +143,7 @@ fn validate(pipeline: &Pipeline) -> std::result::Result<(), String> {
     if pipeline.stage.is_empty() {
         return Err("expected at least one [[stage]], found none".into());
     }
-    optimizer("optimizer", &pipeline.optimizer)?;
+    pipeline.optimizer.check("optimizer")?;
     for (number, stage) in pipeline.stage.iter().enumerate() {
         let at = |key: &str| format!("stage.{number}.{key}");
         let objective = stage.objective;
@@ -208,7 +209,7 @@ fn validate(pipeline: &Pipeline) -> std::result::Result<(), String> {
             }
         }
         if let Some(own) = &stage.optimizer {
-            optimizer(&at("optimizer"), own)?;
+            own.check(&at("optimizer"))?;
         }
     }
     if pipeline.data.dev_every_epochs == 0 {
@@ -250,45 +251,10 @@ fn fused(key: &str, stage: &Stage) -> std::result::Result<(), String> {
     Ok(())
 }
 
-fn positive(key: &str, value: f64) -> std::result::Result<(), String> {
-    if value > 0.0 && value.is_finite() {
-        return Ok(());
-    }
-    Err(format!("{key}: expected a number above 0, found {value}"))
-}
-
-fn optimizer(key: &str, optimizer: &Optimizer) -> std::result::Result<(), String> {
-    positive(&format!("{key}.learning_rate"), optimizer.learning_rate)?;
-    let Optimizer { weight_decay, gradient_clip, epsilon, schedule, learning_rate, .. } = optimizer;
-    for (name, value, most) in [
-        ("weight_decay", *weight_decay, f64::MAX),
-        ("gradient_clip", *gradient_clip, f64::MAX),
-        ("epsilon", *epsilon, 1.0),
-        ("schedule.min", schedule.min, *learning_rate),
-    ] {
-        if !(0.0..=most).contains(&value) {
-            return Err(format!("{key}.{name}: expected 0 to {most:e}, found {value}"));
-        }
-    }
-    positive(&format!("{key}.schedule.power"), schedule.power)?;
-    if optimizer.accumulate == 0 {
-        return Err(format!("{key}.accumulate: expected 1 or more, found 0"));
-    }
-    let (beta1, beta2) = optimizer.betas();
-    for (name, beta) in [("beta1", beta1), ("beta2", beta2)] {
-        if !(0.0..1.0).contains(&beta) {
-            return Err(format!("{key}.{name}: expected 0 <= {name} < 1, found {beta}"));
-        }
-    }
-    if optimizer.epsilon <= 0.0 && optimizer.name != Rule::NovoGrad {
-        return Err(format!("{key}.epsilon: expected a number above 0, found {}", optimizer.epsilon));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::recipe::Rule;
 
     const SHORT: &str = "name = 'a'\nstudent = 'jasper-nano'\n[data]\ntrain = ['c']\n[[stage]]\nobjective = 'ctc'\nepochs = 1\n";
 
@@ -392,6 +358,13 @@ mod tests {
             (vec!["stage.0.epochs=100000000"], "stage.0.epochs"),
             (vec!["student.preset=x", "student.width=1e9"], "inside a string"),
             (vec!["optimizer.beta1=1.5"], "optimizer.beta1"),
+            (vec!["optimizer.larc=-0.1"], "optimizer.larc: expected 0"),
+            (vec!["optimizer.l2=nan"], "optimizer.l2: expected 0"),
+            (
+                vec!["optimizer.larc=0.001", "optimizer.gradient_clip=1"],
+                "OpenSeq2Seq, which it is from, refuses",
+            ),
+            (vec!["optimizer.name=novograd-papr"], "did you mean `novograd-paper`?"),
             (vec!["stage.0.objective=rdk"], "did you mean `rkd`?"),
             (vec!["student.preset=x", "student.widht=1"], "inside a string"),
         ] {

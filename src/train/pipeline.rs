@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::objective::Objective;
+use super::recipe::Optimizer;
 use crate::features::SpecAugment;
 use crate::models::BatchNormMode;
 
@@ -193,118 +194,6 @@ pub struct Fused {
     pub weight: f64,
 }
 
-/// Rule by which gradients become steps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Rule {
-    /// Kingma and Ba, 2015, with the L2 term in the gradient.
-    Adam,
-    /// Loshchilov and Hutter, 2019: decay apart from the gradient.
-    AdamW,
-    /// Ginsburg et al., 2019: second moments per tensor.
-    NovoGrad,
-}
-
-/// Optimiser and schedule.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Optimizer {
-    /// Update rule.
-    pub name: Rule,
-    /// Learning rate at the start of the stage.
-    pub learning_rate: f64,
-    /// Weight decay, of tensors with two dimensions or more for `adamw` and `adam`, of all for `novograd`.
-    pub weight_decay: f64,
-    /// Decay of the first moment; the rule's own default when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub beta1: Option<f64>,
-    /// Decay of the second moment; the rule's own default when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub beta2: Option<f64>,
-    /// Added to the denominator (adam, adamw) or under the root (novograd).
-    pub epsilon: f64,
-    /// Learning rate over the updates of the stage.
-    pub schedule: Schedule,
-    /// Largest global norm of the gradients; 0 turns clipping off.
-    pub gradient_clip: f64,
-    /// Batches whose gradients are averaged into one update.
-    pub accumulate: usize,
-}
-
-impl Default for Optimizer {
-    fn default() -> Self {
-        Self {
-            name: Rule::NovoGrad,
-            learning_rate: 0.02,
-            weight_decay: 1e-3,
-            beta1: None,
-            beta2: None,
-            epsilon: 1e-8,
-            schedule: Schedule::default(),
-            gradient_clip: 0.0,
-            accumulate: 1,
-        }
-    }
-}
-
-impl Optimizer {
-    /// Decays of the two moments. NovoGrad's second is 0: OpenSeq2Seq's code never stored it
-    /// (facts of `novograd.py`; NVIDIA's later recipe set betas (0.95, 0) to keep that behaviour).
-    pub fn betas(&self) -> (f64, f64) {
-        let (first, second) = match self.name {
-            Rule::Adam | Rule::AdamW => (0.9, 0.999),
-            Rule::NovoGrad => (0.95, 0.0),
-        };
-        (self.beta1.unwrap_or(first), self.beta2.unwrap_or(second))
-    }
-}
-
-/// Learning rate over a stage's updates.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Schedule {
-    /// Shape of the decay.
-    pub name: ScheduleName,
-    /// Exponent of the polynomial.
-    pub power: f64,
-    /// Learning rate at the end.
-    pub min: f64,
-    /// Updates of linear warm-up from 0.
-    pub warmup: u64,
-}
-
-impl Default for Schedule {
-    fn default() -> Self {
-        Self { name: ScheduleName::Polynomial, power: 2.0, min: 1e-5, warmup: 0 }
-    }
-}
-
-/// Shape of a schedule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ScheduleName {
-    /// OpenSeq2Seq's `poly_decay`: (start - min) (1 - t / T)^power + min.
-    Polynomial,
-    /// No decay.
-    Constant,
-}
-
-impl Schedule {
-    /// Learning rate of update `update` (from 0) of `total`.
-    pub fn at(&self, start: f64, update: u64, total: u64) -> f64 {
-        if update < self.warmup {
-            return start * (update + 1) as f64 / self.warmup as f64;
-        }
-        match self.name {
-            ScheduleName::Constant => start,
-            ScheduleName::Polynomial => {
-                let left = 1.0 - update.min(total) as f64 / total.max(1) as f64;
-                (start - self.min) * left.powf(self.power) + self.min
-            }
-        }
-    }
-}
-
 /// When state is saved and which weights become the student.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -353,25 +242,4 @@ fn batch_seconds() -> f64 {
 
 fn max_seconds() -> f64 {
     16.7
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn polynomial_decay_is_openseq2seqs() {
-        let schedule = Schedule::default();
-        assert_eq!(schedule.at(0.02, 0, 100), 0.02);
-        let half = (0.02 - 1e-5) * 0.25 + 1e-5;
-        assert!((schedule.at(0.02, 50, 100) - half).abs() < 1e-15);
-        assert_eq!(schedule.at(0.02, 100, 100), 1e-5);
-    }
-
-    #[test]
-    fn warm_up_is_linear_and_ends_at_the_peak() {
-        let schedule = Schedule { warmup: 4, name: ScheduleName::Constant, ..Schedule::default() };
-        let rates: Vec<f64> = (0..6).map(|u| schedule.at(1.0, u, 100)).collect();
-        assert_eq!(rates, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]);
-    }
 }

@@ -274,12 +274,11 @@ impl Trainer<'_> {
         let (profile, device) = (self.profile.clone(), self.device.clone());
         let (norm, accepted) = profile.time(Part::Optimizer, &device, || {
             gradients.average();
+            self.regularise(&mut gradients, settings.l2);
             let norm = gradients.norm();
             let accepted = loss.total.is_finite() && norm.is_finite();
             if accepted {
-                if settings.gradient_clip > 0.0 && norm > settings.gradient_clip {
-                    gradients.scale(settings.gradient_clip / norm);
-                }
+                gradients.clip(norm, settings.gradient_clip);
                 self.apply(gradients, rate);
                 for statistics in statistics {
                     self.model.apply_statistics(statistics, self.model.config.momentum())?;
@@ -298,6 +297,17 @@ impl Trainer<'_> {
             parameters::map(bridge, &mut gradients.collector(graph, "bridge."));
         }
         gradients.batch_done();
+    }
+
+    /// The L2 term of the network; the bridge, which no recipe has, carries none.
+    fn regularise(&self, gradients: &mut NamedGradients, l2: f64) {
+        if l2 > 0.0 {
+            let network = &self.model.network;
+            parameters::map(
+                network.clone(),
+                &mut gradients.regulariser(l2, |name| network.regularised(name)),
+            );
+        }
     }
 
     fn apply(&mut self, mut gradients: NamedGradients, rate: f64) {
@@ -362,7 +372,7 @@ impl Trainer<'_> {
         )))
     }
 
-    fn settings<'s>(&'s self, stage: &'s Stage) -> &'s super::pipeline::Optimizer {
+    fn settings<'s>(&'s self, stage: &'s Stage) -> &'s super::recipe::Optimizer {
         stage.optimizer.as_ref().unwrap_or(&self.pipeline.optimizer)
     }
 

@@ -159,6 +159,12 @@ impl DeepSpeech2 {
         Output { hidden, logits, frames: padding.frames().to_vec() }
     }
 
+    /// See [`super::Network::regularised`]: of convolutions, their batch norms and [`Linear`] all but biases and
+    /// betas (`ds2_encoder.py`, `fc_decoders.py`), of the recurrent `layers` nothing.
+    pub fn regularised(name: &str) -> bool {
+        !name.starts_with("layers.") && matches!(name.rsplit('.').next(), Some("weight" | "gamma"))
+    }
+
     /// Every batch norm in the order in which a forward pass meets them.
     pub fn norms(&mut self) -> impl Iterator<Item = &mut BatchNorm> {
         self.convolutions.iter_mut().map(Convolution::norm)

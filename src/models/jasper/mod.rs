@@ -94,6 +94,11 @@ impl Jasper {
         Output { hidden, logits, frames: padding.frames().to_vec() }
     }
 
+    /// See [`super::Network::regularised`]: of [`Layer`] and [`Head`], all but biases and betas.
+    pub fn regularised(name: &str) -> bool {
+        matches!(name.rsplit('.').next(), Some("depthwise" | "weight" | "gamma"))
+    }
+
     /// Every batch norm in the order in which a forward pass meets them.
     pub fn norms(&mut self) -> impl Iterator<Item = &mut BatchNorm> {
         self.blocks

@@ -67,6 +67,31 @@ fn built_networks_have_the_described_parameters() {
     assert_eq!((quarter.hidden_width(), quarter.name.as_str()), (64, "deepspeech2-x0.25"));
 }
 
+/// The L2 term takes in what OpenSeq2Seq's `regularizer` does, of either architecture.
+#[test]
+fn kernels_and_gammas_are_regularised_and_nothing_recurrent() {
+    let regularised = |name: &str| -> Vec<String> {
+        let model = Model::lazy(&preset(name), &Device::flex()).unwrap();
+        let names = parameters::shapes(&model).into_iter().map(|tensor| tensor.name);
+        names.filter(|name| model.regularised(name)).collect()
+    };
+    let mut found = regularised("deepspeech2");
+    found.sort();
+    let expected = [
+        "connected.weight",
+        "convolutions.0.norm.gamma",
+        "convolutions.0.weight",
+        "convolutions.1.norm.gamma",
+        "convolutions.1.weight",
+        "head.weight",
+    ];
+    assert_eq!(found, expected);
+    // Jasper Mini: 33 separable layers and 10 separable shortcuts of two kernels and a gamma, and the head.
+    let found = regularised("jasper-mini");
+    assert_eq!(found.len(), 43 * 3 + 1);
+    assert!(found.iter().all(|name| !name.ends_with("bias") && !name.ends_with("beta")));
+}
+
 #[test]
 fn settings_that_cannot_work_are_named() {
     let refused = |change: &dyn Fn(&mut DeepSpeech2Config), word: &str| {
