@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 
 use burn::tensor::{Device, DeviceKind, FloatDType, Tensor};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
@@ -82,7 +83,8 @@ impl DeviceChoice {
 }
 
 /// Arithmetic of a forward pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// Single precision.
     #[default]

@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::{Subcommand, ValueEnum};
 
 use super::Context;
-use crate::corpus::{self, Options, Outcome, SKIPPED};
+use crate::corpus::{self, Options, Outcome, SKIPPED, Speed};
 use crate::features::{FrameRule, Frontend, NemoRule, Padding};
 
 /// Arguments of `tutornet prep`.
@@ -27,6 +27,7 @@ Examples:
   tutornet prep librispeech data/LibriSpeech --subset dev-clean --out corpora/dev-clean
   tutornet prep librispeech data/LibriSpeech --subset train-clean-100 --subset train-clean-360 \\
       --out corpora/clean-460 --shard-utterances 1000
+  tutornet prep librispeech data/LibriSpeech --subset train-clean-100 --speed 0.9,1.1 --out corpora/clean-100-speed
   tutornet prep librispeech data/LibriSpeech --subset dev-clean --out corpora/dev-os2s --frontend openseq2seq
 
 Run the same command again after an interruption: it goes on after the last complete shard.";
@@ -39,6 +40,11 @@ struct Librispeech {
     /// A subset to include; repeat for several in one corpus
     #[arg(long = "subset", value_name = "NAME")]
     subsets: Vec<String>,
+    /// Also prepare a copy of every utterance at these speeds, as ID@speed0.9 and ID@speed1.1: 1.1 is 1.1 times
+    /// faster, so shorter and higher (OpenSeq2Seq's factors are lengths: its 0.9,1.1 is 0.909,1.111 here).
+    /// For training corpora only
+    #[arg(long = "speed", value_name = "SPEEDS", value_delimiter = ',')]
+    speeds: Vec<Speed>,
     /// The corpus directory to make
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -108,6 +114,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let options = Options {
         root: args.root,
         subsets: args.subsets,
+        speeds: args.speeds,
         out: args.out,
         shard_utterances: args.shard_utterances,
         frontend,
@@ -137,6 +144,10 @@ fn summary(options: &Options, outcome: &Outcome, seconds: f64) -> String {
         counted(manifest.shards.len(), "shard"),
         manifest.frontend.prep_arguments()
     );
+    if !manifest.speeds.is_empty() {
+        let speeds: Vec<String> = manifest.speeds.iter().map(Speed::to_string).collect();
+        text += &format!("\nwith copies of every utterance at speed {}", speeds.join(" and "));
+    }
     if outcome.already_complete {
         text += "\nalready complete: nothing was done";
     } else {
@@ -171,6 +182,7 @@ fn json(options: &Options, outcome: &Outcome) -> anyhow::Result<String> {
         "hours": manifest.hours,
         "utterances": manifest.utterances,
         "speakers": manifest.speakers,
+        "speeds": manifest.speeds,
         "shards": manifest.shards.len(),
         "frontend": manifest.frontend,
         "skipped": manifest.skipped.utterances,

@@ -12,6 +12,7 @@ use symphonia::core::meta::MetadataOptions;
 
 use super::reason::{Fault, Reason};
 use super::resample::resample;
+use super::speed::Speed;
 use crate::error::{Error, Result};
 use crate::features::SAMPLE_RATE;
 use crate::files;
@@ -30,6 +31,14 @@ pub struct Audio {
     pub channels: usize,
     /// Whether the decoded samples were compared with an MD5 in the file (FLAC only).
     pub verified: bool,
+}
+
+impl Audio {
+    /// The same played at another speed.
+    pub(super) fn at(self, speed: Speed) -> Result<Self, Fault> {
+        let samples = speed.apply(&self.samples)?;
+        Ok(Self { audio_hash: hash(&samples), samples, ..self })
+    }
 }
 
 /// Decodes a FLAC or WAV file; several channels are mixed, other rates resampled to 16 kHz.

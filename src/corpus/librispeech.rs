@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::reason::{Fault, Reason, Skipped};
+use super::speed::{Speed, original};
 use super::text;
 use crate::error::{Error, Result};
 use crate::files;
@@ -17,18 +18,21 @@ const TRANSCRIPT: &str = ".trans.txt";
 /// An utterance found in the tree.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Found {
-    /// Utterance id: the file's name without `.flac`.
+    /// Utterance id: the file's name without `.flac`, for a copy with the mark of its speed.
     pub id: String,
     /// The audio file, relative to the root.
     pub file: PathBuf,
     /// Normalised transcript.
     pub text: String,
+    /// Of a copy; `None` for what lies in the file.
+    pub speed: Option<Speed>,
 }
 
 impl Found {
-    /// The reader: the id up to its first hyphen.
+    /// The reader: the id of the original up to its first hyphen.
     pub fn speaker(&self) -> &str {
-        self.id.split('-').next().unwrap_or(&self.id)
+        let id = original(&self.id);
+        id.split('-').next().unwrap_or(id)
     }
 }
 
@@ -149,7 +153,7 @@ fn walk(root: &Path, directory: &Path, depth: usize, labels: &Labels, listing: &
             }
         };
         match normalised {
-            Ok(text) => listing.found.push(Found { id, file, text }),
+            Ok(text) => listing.found.push(Found { id, file, text, speed: None }),
             Err(fault) => listing.skipped.push(skipped(&id, &file, fault)),
         }
     }

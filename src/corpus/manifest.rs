@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::schema::VERSION;
+use super::speed::Speed;
 use crate::error::{Error, Result};
 use crate::features::Frontend;
 use crate::files;
@@ -24,6 +25,9 @@ pub struct Manifest {
     pub source: String,
     /// Subsets of the source, sorted.
     pub subsets: Vec<String>,
+    /// Speeds of the copies that follow every utterance, sorted; absent when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub speeds: Vec<Speed>,
     /// Utterances planned per shard; those left out make a shard smaller.
     pub shard_utterances: usize,
     /// BLAKE3 over ids, files, sizes and transcripts of the input.

@@ -14,6 +14,7 @@ mod reason;
 mod repair;
 mod resample;
 mod schema;
+mod speed;
 mod text;
 mod verify;
 mod work;
@@ -28,6 +29,7 @@ pub use manifest::{MANIFEST, Manifest, ShardEntry, SkippedFile};
 pub use prep::{Options, Outcome, SKIPPED, prep};
 pub use reason::{Reason, Skipped};
 pub use schema::VERSION;
+pub use speed::{Speed, original};
 pub use text::normalise_transcript;
 pub use verify::{Description, describe, verify};
 
@@ -116,15 +118,18 @@ impl Corpus {
     /// # Errors
     /// With the `prep` line that makes the corpus the model needs.
     pub fn require_frontend(&self, wanted: &Frontend, model: &str) -> Result<()> {
-        let Manifest { frontend: found, source, subsets, .. } = &self.manifest;
+        let Manifest { frontend: found, source, subsets, speeds, .. } = &self.manifest;
         if wanted == found {
             return Ok(());
         }
         let subsets: String = subsets.iter().map(|s| format!(" --subset {s}")).collect();
-        let arguments = wanted.prep_arguments();
+        let mut arguments = wanted.prep_arguments();
+        if !speeds.is_empty() {
+            arguments += &format!(" --speed {}", speed::list(speeds));
+        }
         Err(Error::mismatch(
             format!("frontend of corpus {}", self.dir.display()),
-            format!("`{arguments}` (what model {model} was trained on)"),
+            format!("`{}` (what model {model} was trained on)", wanted.prep_arguments()),
             format!("`{}`", found.prep_arguments()),
             format!(
                 "prepare the corpus for this model: tutornet prep librispeech {source}{subsets} {arguments} --out DIR"

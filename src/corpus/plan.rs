@@ -11,12 +11,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::librispeech::Found;
+use super::librispeech::{self, Found, Listing};
 use super::manifest::ShardEntry;
 use super::reason::Skipped;
+use super::speed::{self, Speed};
 use crate::error::{Error, Result};
 use crate::features::Frontend;
 use crate::files;
+use crate::labels::Labels;
 
 /// The directory of an unfinished run.
 pub(super) const PROGRESS: &str = ".prep";
@@ -28,18 +30,30 @@ pub(super) struct Settings {
     pub version: u32,
     pub source: String,
     pub subsets: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub speeds: Vec<Speed>,
     pub shard_utterances: usize,
     pub frontend: Frontend,
 }
 
 impl Settings {
+    /// Everything that is to be prepared from `root`, copies included.
+    pub fn list(&self, root: &Path) -> Result<Listing> {
+        let listing = librispeech::list(root, &self.subsets, &Labels::english())?;
+        speed::with_copies(listing, &self.speeds)
+    }
+
     /// Refuses to mix two corpora in one directory. Where the audio lies does not make another corpus
     /// (a tree may be moved, a path written in another way): that is for the input itself to tell.
     pub fn must_match(&self, begun: &Self, dir: &Path) -> Result<()> {
         let show = |s: &Self| {
             let subsets: Vec<String> = s.subsets.iter().map(|n| format!("--subset {n}")).collect();
+            let speeds = match s.speeds.as_slice() {
+                [] => String::new(),
+                speeds => format!(" --speed {}", speed::list(speeds)),
+            };
             format!(
-                "{} --shard-utterances {} {} (schema version {})",
+                "{}{speeds} --shard-utterances {} {} (schema version {})",
                 subsets.join(" "),
                 s.shard_utterances,
                 s.frontend.prep_arguments(),

@@ -3,17 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::librispeech::{self, Found, Listing};
+use super::librispeech::{Found, Listing};
 use super::manifest::{MANIFEST, Manifest, ShardEntry, SkippedFile};
 use super::plan::{self, Finished, PROGRESS, Settings};
 use super::reason::{Reason, Skipped};
 use super::repair::{self, Earlier};
 use super::schema::VERSION;
+use super::speed::Speed;
 use super::work;
 use crate::error::{Error, Result};
 use crate::features::{Frontend, SAMPLE_RATE};
 use crate::files::{self, DirectoryLock};
-use crate::labels::Labels;
 use crate::signal::Stop;
 
 /// Name of the list of utterances left out.
@@ -26,6 +26,8 @@ pub struct Options {
     pub root: PathBuf,
     /// Subsets to put into one corpus; order and repetition do not matter.
     pub subsets: Vec<String>,
+    /// Speeds of the copies that are made of every utterance; order and repetition do not matter.
+    pub speeds: Vec<Speed>,
     /// The corpus directory to make.
     pub out: PathBuf,
     /// Utterances per shard.
@@ -67,10 +69,14 @@ pub fn prep(options: &Options, stop: &Stop) -> Result<Outcome> {
     let mut subsets = options.subsets.clone();
     subsets.sort();
     subsets.dedup();
+    let mut speeds = options.speeds.clone();
+    speeds.sort();
+    speeds.dedup();
     let mut settings = Settings {
         version: VERSION,
         source: options.root.to_string_lossy().into_owned(),
         subsets,
+        speeds,
         shard_utterances: options.shard_utterances,
         frontend: options.frontend,
     };
@@ -83,7 +89,7 @@ pub fn prep(options: &Options, stop: &Stop) -> Result<Outcome> {
         }
         return Ok(outcome);
     }
-    let listing = librispeech::list(&options.root, &settings.subsets, &Labels::english())?;
+    let listing = settings.list(&options.root)?;
     if options.strict && !listing.skipped.is_empty() {
         return Err(strict(&listing.skipped));
     }
@@ -170,6 +176,7 @@ fn seal(
         version: settings.version,
         source: settings.source.clone(),
         subsets: settings.subsets.clone(),
+        speeds: settings.speeds.clone(),
         shard_utterances: settings.shard_utterances,
         input,
         utterances: shards.iter().map(|s| s.rows).sum(),

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::librispeech::{self, Found};
+use super::librispeech::Found;
 use super::manifest::{MANIFEST, Manifest, ShardEntry};
 use super::plan::{self, Finished, Settings};
 use super::prep::{Options, Outcome, count, read_skipped, shard_file, strict};
@@ -12,7 +12,6 @@ use super::reason::Skipped;
 use super::{open_listed, read_small};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::labels::Labels;
 
 /// What a run of `prep` finds in the directory that it is to fill.
 pub(super) enum Earlier {
@@ -45,6 +44,7 @@ pub(super) fn earlier(options: &Options, settings: &Settings) -> Result<Earlier>
         version: manifest.version,
         source: manifest.source.clone(),
         subsets: manifest.subsets.clone(),
+        speeds: manifest.speeds.clone(),
         shard_utterances: manifest.shard_utterances,
         frontend: manifest.frontend,
     };
@@ -53,7 +53,7 @@ pub(super) fn earlier(options: &Options, settings: &Settings) -> Result<Earlier>
         || manifest.shards.iter().map(|entry| damage(dir, entry)).any(|d| !matches!(d, Ok(None)));
     let there = options.root.is_dir();
     if there {
-        let listing = librispeech::list(&options.root, &settings.subsets, &Labels::english())?;
+        let listing = settings.list(&options.root)?;
         if plan::input_hash(&options.root, &listing.found)? != manifest.input {
             return Err(Error::invalid(format!(
                 "{} is complete, made from {}; {} now holds other utterances ({} with a transcript): \
@@ -61,7 +61,7 @@ pub(super) fn earlier(options: &Options, settings: &Settings) -> Result<Earlier>
                 dir.display(),
                 manifest.source,
                 options.root.display(),
-                listing.found.len()
+                listing.found.iter().filter(|found| found.speed.is_none()).count()
             )));
         }
     } else if settings.source != manifest.source || damaged {

@@ -136,6 +136,7 @@ fn corpus(dir: &Path, count: u32) -> PathBuf {
     let options = Options {
         root: dir.join("root"),
         subsets: vec!["dev".to_owned()],
+        speeds: Vec::new(),
         out: out.clone(),
         shard_utterances: 3,
         frontend: Frontend::default(),

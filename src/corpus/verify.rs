@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Manifest, SkippedFile, open_listed, read_features, read_small, schema};
+use super::{Manifest, SkippedFile, Speed, open_listed, read_features, read_small, schema};
 use crate::error::{Error, Result};
 use crate::features::{BINS, Frontend};
 use crate::files;
@@ -23,6 +23,9 @@ pub struct Description {
     pub source: String,
     /// Subsets of the source.
     pub subsets: Vec<String>,
+    /// Speeds of the copies that follow every utterance.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub speeds: Vec<Speed>,
     /// The feature chain.
     pub frontend: Frontend,
     /// Values a frame.
@@ -75,6 +78,7 @@ pub fn describe(dir: &Path) -> Result<Description> {
         identity: corpus.identity(),
         source: manifest.source.clone(),
         subsets: manifest.subsets.clone(),
+        speeds: manifest.speeds.clone(),
         frontend: manifest.frontend,
         bins: BINS,
         utterances: manifest.utterances,

@@ -122,6 +122,20 @@ impl ModelConfig {
         }
     }
 
+    /// Sets the probability of dropout wherever the architecture has a place for it: after every layer of
+    /// Jasper, after every recurrent layer and the fully connected one of DeepSpeech 2.
+    pub fn set_dropout(&mut self, probability: f64) {
+        match &mut self.architecture {
+            Architecture::Jasper(jasper) => {
+                jasper.blocks.iter_mut().for_each(|block| block.dropout = probability);
+            }
+            Architecture::DeepSpeech2(network) => {
+                network.rnn.dropout = probability;
+                network.dropout = probability;
+            }
+        }
+    }
+
     /// Share of a batch in the running statistics of batch norm.
     pub fn momentum(&self) -> f64 {
         self.norm().momentum

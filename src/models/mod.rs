@@ -135,6 +135,16 @@ impl Model {
         Ok(Self { config, network })
     }
 
+    /// The same weights under another configuration of the same shapes (dropout, batch norm).
+    ///
+    /// # Errors
+    /// When the configuration cannot work, or has other shapes.
+    pub fn with_config(self, config: ModelConfig, device: &Device) -> Result<Self> {
+        let network = Self::lazy(&config, device)?;
+        let network = parameters::import(network, parameters::export(&self.network)?)?;
+        Ok(Self { config, network })
+    }
+
     fn lazy(config: &ModelConfig, device: &Device) -> Result<Network> {
         config.validate()?;
         match &config.architecture {

@@ -55,6 +55,12 @@ pub fn evaluate(
     options: &EvaluateOptions,
 ) -> Result<Evaluation> {
     corpus.require_frontend(&model.config.frontend, &model.config.name)?;
+    if !corpus.manifest().speeds.is_empty() {
+        tracing::warn!(
+            "{}: holds copies of its utterances at other speeds; each is scored as an utterance of its own",
+            corpus.dir().display()
+        );
+    }
     let utterances = corpus.utterances();
     if utterances.iter().all(|u| u.text.trim().is_empty()) {
         return Err(Error::format(

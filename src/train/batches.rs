@@ -5,13 +5,21 @@ use crate::random::Random;
 /// Utterances whose length lies in one bucket of this many feature frames (1 s) may share a batch.
 const BUCKET_FRAMES: u32 = 100;
 
-/// Positions of the utterances of every batch of an epoch.
+/// What a batch may hold; one utterance in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// PADDED feature frames: the longest utterance times their number.
+    pub frames: u64,
+    /// Utterances.
+    pub utterances: usize,
+}
+
+/// Positions of the utterances of every batch of an epoch, each batch within `budget`.
 ///
-/// `frames` holds the feature frames of every utterance. A batch takes at most `batch_frames`
-/// PADDED frames (its longest utterance times their number), and at least one utterance.
+/// `frames` holds the feature frames of every utterance.
 /// Utterances are shuffled, then ordered by length bucket, cut into batches, and the batches
 /// shuffled; all of it a function of (`seed`, `stage`, `epoch`).
-pub fn plan(frames: &[u32], batch_frames: u64, seed: u64, stage: u64, epoch: u64) -> Vec<Vec<usize>> {
+pub fn plan(frames: &[u32], budget: Budget, seed: u64, stage: u64, epoch: u64) -> Vec<Vec<usize>> {
     let mut random = Random::new(seed, "batches", &[stage, epoch]);
     let mut order: Vec<usize> = (0..frames.len()).collect();
     random.shuffle(&mut order);
@@ -21,7 +29,11 @@ pub fn plan(frames: &[u32], batch_frames: u64, seed: u64, stage: u64, epoch: u64
     for i in order {
         longest = longest.max(u64::from(frames[i]));
         match batches.last_mut() {
-            Some(batch) if longest * (batch.len() as u64 + 1) <= batch_frames => batch.push(i),
+            Some(batch)
+                if batch.len() < budget.utterances && longest * (batch.len() as u64 + 1) <= budget.frames =>
+            {
+                batch.push(i);
+            }
             _ => {
                 longest = u64::from(frames[i]);
                 batches.push(vec![i]);
@@ -35,6 +47,10 @@ pub fn plan(frames: &[u32], batch_frames: u64, seed: u64, stage: u64, epoch: u64
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn plan(frames: &[u32], batch_frames: u64, seed: u64, stage: u64, epoch: u64) -> Vec<Vec<usize>> {
+        super::plan(frames, Budget { frames: batch_frames, utterances: usize::MAX }, seed, stage, epoch)
+    }
 
     fn frames() -> Vec<u32> {
         let mut random = Random::new(1, "lengths", &[]);
@@ -66,6 +82,19 @@ mod tests {
         assert_eq!(plan(&frames, 9_600, 1, 0, 3), plan(&frames, 9_600, 1, 0, 3));
         assert_ne!(plan(&frames, 9_600, 1, 0, 3), plan(&frames, 9_600, 1, 0, 4));
         assert_ne!(plan(&frames, 9_600, 1, 0, 3), plan(&frames, 9_600, 2, 0, 3));
+    }
+
+    #[test]
+    fn batches_hold_the_number_asked_for() {
+        let sizes = |utterances| -> Vec<usize> {
+            let budget = Budget { frames: 32 * 1600, utterances };
+            let batches = super::plan(&frames(), budget, 1, 0, 0);
+            let mut sizes: Vec<usize> = batches.iter().map(Vec::len).collect();
+            sizes.sort_unstable();
+            sizes
+        };
+        assert_eq!(sizes(32), [vec![500 % 32], vec![32; 500 / 32]].concat());
+        assert!(sizes(usize::MAX).iter().any(|&size| size > 32));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 pub mod batches;
 pub mod checkpoint;
+pub mod copies;
 pub mod directory;
 mod epoch;
 pub mod inputs;

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::objective::{Objective, Target};
 use super::pipeline::{Pipeline, Stage};
 use super::recipe::positive;
+use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -137,6 +138,19 @@ fn validate(pipeline: &Pipeline) -> std::result::Result<(), String> {
     positive("data.batch_seconds", pipeline.data.batch_seconds)?;
     positive("data.max_seconds", pipeline.data.max_seconds)?;
     positive("student.width", pipeline.student.width)?;
+    if pipeline.data.batch_utterances == Some(0) {
+        return Err("data.batch_utterances: expected 1 or more, found 0; leave it out for no limit".into());
+    }
+    if let Some(dropout) = pipeline.student.dropout.filter(|p| !(0.0..1.0).contains(p)) {
+        return Err(format!("student.dropout: expected 0 <= p < 1, found {dropout}"));
+    }
+    if pipeline.precision != Precision::F32 {
+        return Err(format!(
+            "precision: expected f32, found {}: no device of this program trains in half precision (ARCHITECTURE.md \
+             says why); leave the key out. `tutornet cache --precision f16` runs a teacher in it",
+            pipeline.precision
+        ));
+    }
     if !(1..=MAX_THREADS).contains(&pipeline.threads) {
         return Err(format!("threads: expected 1 to {MAX_THREADS}, found {}", pipeline.threads));
     }
@@ -271,6 +285,8 @@ mod tests {
         assert_eq!(reference.checkpoint, short.checkpoint);
         assert_eq!((reference.seed, reference.data.batch_seconds), (short.seed, short.data.batch_seconds));
         assert_eq!(reference.data.max_seconds, short.data.max_seconds);
+        assert_eq!(reference.data.speed_copies, short.data.speed_copies);
+        assert_eq!(reference.precision, short.precision);
         let (rkd, skd) = (&reference.stage[0], &reference.stage[1]);
         let bare = &short.stage[0];
         assert_eq!(
@@ -365,6 +381,10 @@ mod tests {
                 "OpenSeq2Seq, which it is from, refuses",
             ),
             (vec!["optimizer.name=novograd-papr"], "did you mean `novograd-paper`?"),
+            (vec!["data.batch_utterances=0"], "data.batch_utterances: expected 1"),
+            (vec!["data.speed_copies=some"], "unknown variant `some`"),
+            (vec!["student={preset='jasper-nano', dropout=1.0}"], "student.dropout: expected 0 <= p < 1"),
+            (vec!["precision=f16"], "precision: expected f32, found f16"),
             (vec!["stage.0.objective=rdk"], "did you mean `rkd`?"),
             (vec!["student.preset=x", "student.widht=1"], "inside a string"),
         ] {

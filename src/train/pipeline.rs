@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::copies::SpeedCopies;
 use super::objective::Objective;
 use super::recipe::Optimizer;
+use crate::device::Precision;
 use crate::features::SpecAugment;
 use crate::models::BatchNormMode;
 
@@ -24,6 +26,9 @@ pub struct Pipeline {
     /// CPU threads; part of what makes a run repeatable.
     #[serde(default = "all_threads")]
     pub threads: usize,
+    /// Arithmetic of the training passes; only `f32` for now.
+    #[serde(default)]
+    pub precision: Precision,
     /// Corpora and batches.
     pub data: Data,
     /// Optimiser of every stage that has none of its own.
@@ -48,6 +53,9 @@ pub struct Student {
     /// Share of the new value in the running statistics; `None` keeps the architecture's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_norm_momentum: Option<f64>,
+    /// Probability of dropout wherever the architecture has a place for it; `None` keeps the architecture's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dropout: Option<f64>,
 }
 
 impl<'de> Deserialize<'de> for Student {
@@ -61,6 +69,7 @@ impl<'de> Deserialize<'de> for Student {
             #[serde(default)]
             batch_norm: BatchNormMode,
             batch_norm_momentum: Option<f64>,
+            dropout: Option<f64>,
         }
         struct Visitor;
         impl<'de> serde::de::Visitor<'de> for Visitor {
@@ -74,15 +83,16 @@ impl<'de> Deserialize<'de> for Student {
                     width: 1.0,
                     batch_norm: BatchNormMode::default(),
                     batch_norm_momentum: None,
+                    dropout: None,
                 })
             }
             fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Table, A::Error> {
                 Table::deserialize(serde::de::value::MapAccessDeserializer::new(map))
             }
         }
-        let Table { preset, width, batch_norm, batch_norm_momentum } =
+        let Table { preset, width, batch_norm, batch_norm_momentum, dropout } =
             deserializer.deserialize_any(Visitor)?;
-        Ok(Self { preset, width, batch_norm, batch_norm_momentum })
+        Ok(Self { preset, width, batch_norm, batch_norm_momentum, dropout })
     }
 }
 
@@ -101,9 +111,15 @@ pub struct Data {
     /// Seconds of padded audio in a batch.
     #[serde(default = "batch_seconds")]
     pub batch_seconds: f64,
+    /// Most utterances in a batch; as many as `batch_seconds` allows when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_utterances: Option<usize>,
     /// Longer utterances are left out, and counted.
     #[serde(default = "max_seconds")]
     pub max_seconds: f64,
+    /// What an epoch takes of an utterance that has copies at other speeds.
+    #[serde(default)]
+    pub speed_copies: SpeedCopies,
     /// Masks on the student's input; none when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spec_augment: Option<SpecAugment>,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::copies::{Copies, SpeedCopies};
 use super::objective::Target;
 use super::pipeline::{Pipeline, Stage};
 use super::targets::{Place, TeacherSet};
@@ -54,6 +55,8 @@ pub struct PreparedStage {
     pub teachers: Vec<PreparedTeacher>,
     /// Indices into [`Prepared::examples`].
     pub examples: Vec<usize>,
+    /// Which of `examples` are copies of one utterance.
+    pub copies: Copies,
 }
 
 /// One teacher of a stage.
@@ -86,6 +89,13 @@ impl Prepared {
         };
         let (train, dev) = (open(&pipeline.data.train)?, open(&pipeline.data.dev)?);
         for corpus in &dev {
+            if !corpus.manifest().speeds.is_empty() {
+                return Err(Error::invalid(format!(
+                    "data.dev: {} holds copies of its utterances at other speeds, which are for training; \
+                     prepare a dev corpus without --speed",
+                    corpus.dir().display()
+                )));
+            }
             if train.iter().any(|t| t.identity() == corpus.identity()) {
                 tracing::warn!(
                     "{}: a dev corpus is also trained on; its scores flatter",
@@ -106,7 +116,7 @@ impl Prepared {
             output_frames,
         };
         for (number, stage) in pipeline.stage.iter().enumerate() {
-            let stage = prepared.stage(number, stage, model)?;
+            let stage = prepared.stage(number, stage, model, pipeline.data.speed_copies)?;
             prepared.stages.push(stage);
         }
         Ok(prepared)
@@ -117,7 +127,13 @@ impl Prepared {
         self.output_frames[frames.min(self.output_frames.len() - 1)]
     }
 
-    fn stage(&self, number: usize, stage: &Stage, model: &Model) -> Result<PreparedStage> {
+    fn stage(
+        &self,
+        number: usize,
+        stage: &Stage,
+        model: &Model,
+        choice: SpeedCopies,
+    ) -> Result<PreparedStage> {
         let mut teachers = Vec::new();
         for (caches, weight) in stage.teachers() {
             let set = TeacherSet::open(caches, &model.config.labels)?;
@@ -183,7 +199,22 @@ impl Prepared {
                 teacher.set.teacher()
             );
         }
-        Ok(PreparedStage { teachers, examples })
+        let id = |&example: &usize| {
+            let Example { corpus, utterance, .. } = self.examples[example];
+            self.train[corpus].utterances()[utterance].id.as_str()
+        };
+        let copies = Copies::of(examples.iter().map(id));
+        if copies.originals() < examples.len() {
+            let epoch = match choice {
+                SpeedCopies::One => "one copy",
+                SpeedCopies::All => "all copies",
+            };
+            tracing::info!(
+                "stage {number} ({objective}): {} different utterances; an epoch takes {epoch} of each",
+                copies.originals()
+            );
+        }
+        Ok(PreparedStage { teachers, examples, copies })
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 
-use super::batches;
+use super::batches::{self, Budget};
 use super::checkpoint::{Best, Position};
 use super::directory::{RunDirectory, Start};
 use super::inputs::Inputs;
@@ -377,11 +377,19 @@ impl Trainer<'_> {
     }
 
     fn plan(&self, stage: usize, epoch: u64) -> Vec<Vec<usize>> {
-        let prepared = &self.prepared.stages[stage];
-        let frames: Vec<u32> = prepared.examples.iter().map(|&e| self.prepared.examples[e].frames).collect();
+        let (prepared, data) = (&self.prepared.stages[stage], &self.pipeline.data);
+        let (seed, number) = (self.pipeline.seed, stage as u64);
+        let chosen = prepared.copies.draw(data.speed_copies, seed, number, epoch);
+        let frames: Vec<u32> =
+            chosen.iter().map(|&p| self.prepared.examples[prepared.examples[p]].frames).collect();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be above 0")]
-        let budget = (self.pipeline.data.batch_seconds * FRAME_RATE) as u64;
-        batches::plan(&frames, budget, self.pipeline.seed, stage as u64, epoch)
+        let budget = Budget {
+            frames: (data.batch_seconds * FRAME_RATE) as u64,
+            utterances: data.batch_utterances.unwrap_or(usize::MAX),
+        };
+        let mut plan = batches::plan(&frames, budget, seed, number, epoch);
+        plan.iter_mut().flatten().for_each(|place| *place = chosen[*place]);
+        plan
     }
 
     /// Updates of a stage: its own limit, or those of its epochs.

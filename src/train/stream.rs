@@ -8,6 +8,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 
 use crossbeam::channel::{Receiver, bounded};
 
+use super::copies;
 use super::objective::{Objective, Target};
 use super::pipeline::{Data, Stage};
 use super::prepare::{Prepared, PreparedStage, PreparedTeacher};
@@ -124,9 +125,7 @@ impl Assembler<'_> {
         corpus.features(example.utterance, &mut features)?;
         let frames = utterance.frames as usize;
         if let Some(masks) = &self.data.spec_augment {
-            let name = blake3::hash(utterance.id.as_bytes());
-            let name = name.as_bytes().first_chunk::<8>().copied().unwrap_or_default();
-            let place = [self.stage_number, self.epoch, u64::from_le_bytes(name)];
+            let place = [self.stage_number, self.epoch, copies::name(&utterance.id)];
             let mut random = Random::new(self.seed, "spec_augment", &place);
             masks.mask(&mut features, frames, self.prepared.bins, &mut random);
         }

@@ -22,9 +22,10 @@ pub fn build(pipeline: &Pipeline, device: &Device) -> Result<Model> {
                 student.preset
             )));
         }
-        let mut model = Model::load(path, device)?;
-        settle(&mut model.config, student);
-        return Ok(model);
+        let model = Model::load(path, device)?;
+        let mut config = model.config.clone();
+        settle(&mut config, student);
+        return model.with_config(config, device);
     }
     let mut config = if path.is_file() { ModelConfig::read(path)? } else { presets::find(&student.preset)? };
     if (student.width - 1.0).abs() > f64::EPSILON {
@@ -35,6 +36,9 @@ pub fn build(pipeline: &Pipeline, device: &Device) -> Result<Model> {
 }
 
 fn settle(config: &mut ModelConfig, student: &Student) {
+    if let Some(dropout) = student.dropout {
+        config.set_dropout(dropout);
+    }
     let norm = config.norm_mut();
     norm.statistics = student.batch_norm;
     if let Some(momentum) = student.batch_norm_momentum {

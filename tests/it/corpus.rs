@@ -253,11 +253,21 @@ fn bytes_depend_on_neither_threads_nor_time_and_json_is_json() {
 
 #[test]
 fn killed_at_any_moment_it_goes_on_to_the_same_bytes() {
+    killed_at_any_moment(150, &[], 1);
+}
+
+#[test]
+fn killed_at_any_moment_it_goes_on_with_copies_as_well() {
+    killed_at_any_moment(150, &["--speed", "0.9,1.1"], 3);
+}
+
+/// `rows` is how many utterances of the corpus an utterance of the tree is.
+fn killed_at_any_moment(utterances: u32, more: &[&str], rows: usize) {
     let tree = Tree::new();
-    tree.speech("dev", "1-2", 150);
+    tree.speech("dev", "1-2", utterances);
     let prep = |out: &str| {
         let mut command = tree.prep("dev", out);
-        command.args(["--shard-utterances", "1"]);
+        command.args(["--shard-utterances", "1"]).args(more);
         command
     };
     succeeds(&mut prep("whole"));
@@ -270,15 +280,18 @@ fn killed_at_any_moment_it_goes_on_to_the_same_bytes() {
         let mut child = prep("killed").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let records = tree.path("killed/.prep");
         let started = Instant::now();
-        while std::fs::read_dir(&records).map_or(0, Iterator::count) < shards + 1 {
+        while std::fs::read_dir(&records).map_or(0, Iterator::count) < shards * rows + 1 {
             assert!(started.elapsed() < Duration::from_secs(60), "the shards before the pipe are not made");
             std::thread::sleep(Duration::from_millis(1));
         }
         let sent = Command::new("kill").arg(kill).arg(child.id().to_string()).status().unwrap();
         assert!(sent.success());
         if kill == "-TERM" {
-            // Ends the read, so that the thread that waits in it can end.
-            drop(std::fs::File::options().write(true).open(&file).unwrap());
+            // Ends every read of it, so that the threads that wait there can end.
+            while child.try_wait().unwrap().is_none() {
+                drop(std::fs::File::options().read(true).write(true).open(&file).unwrap());
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
         let status = child.wait().unwrap();
         if kill == "-TERM" {
@@ -305,7 +318,8 @@ fn killed_at_any_moment_it_goes_on_to_the_same_bytes() {
     let input = tree.root().join("dev/1/2/1-2-0001.flac");
     std::fs::write(&input, std::fs::read(&input).unwrap()).unwrap();
     let finished = std::fs::read_dir(tree.path("killed/.prep")).unwrap().count() - 1;
-    let words = [format!("going on: {} of 150 shards", finished - 2)];
+    let total = utterances as usize * rows;
+    let words = [format!("going on: {} of {total} shards", finished - 1 - rows)];
     succeeds(&mut prep("killed")).says(&words.each_ref().map(String::as_str)).prints(&["kept from the run"]);
     assert_eq!(contents(&tree.path("killed")), contents(&tree.path("whole")));
 }

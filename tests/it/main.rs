@@ -19,5 +19,6 @@ mod recipe;
 mod recovery;
 mod report;
 mod score;
+mod speed;
 mod train;
 mod tree;
