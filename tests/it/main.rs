@@ -15,6 +15,7 @@ mod lstm;
 mod nemo;
 mod objectives;
 mod parity;
+mod pipelines;
 mod recipe;
 mod recovery;
 mod report;
