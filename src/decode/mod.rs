@@ -2,6 +2,7 @@
 
 mod beam;
 mod greedy;
+mod prefix;
 mod recognise;
 mod search;
 

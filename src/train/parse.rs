@@ -167,12 +167,13 @@ fn validate(pipeline: &Pipeline) -> std::result::Result<(), String> {
                 at("teacher")
             ));
         }
-        let owners = |uses: fn(Objective) -> bool| -> String {
+        type Uses = fn(Objective) -> bool;
+        let owners = |uses: Uses| -> String {
             let names: Vec<_> =
                 Objective::ALL.into_iter().filter(|o| uses(*o)).map(|o| o.to_string()).collect();
             names.join(", ")
         };
-        let keys: [(_, _, fn(Objective) -> bool); 7] = [
+        let keys: [(_, _, Uses); 7] = [
             ("teacher", !stage.teacher.is_empty(), Objective::needs_teacher),
             ("fuse", !stage.fuse.is_empty(), |o| o.target() == Target::Posterior),
             ("frame_weighting", stage.frame_weighting.is_some(), |o| o == Objective::Rkd),
