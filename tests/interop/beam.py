@@ -34,7 +34,7 @@ class FromSentenceStart(LanguageModel):
     def get_start_state(self):
         state = kenlm.State()
         self._kenlm_model.BeginSentenceWrite(state)
-        return type(super().get_start_state())(state)
+        return state
 
 
 def forward_score(log_p, text):
