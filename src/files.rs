@@ -1,7 +1,7 @@
 //! Files that are whole or absent: temporary file in the same directory, sync, rename, sync.
 
 use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -91,13 +91,26 @@ fn parent(path: &Path) -> &Path {
 /// # Errors
 /// See [`Pending`].
 pub fn prepare(path: &Path, bytes: &[u8]) -> Result<Pending> {
+    let write =
+        |out: &mut BufWriter<&mut File>| out.write_all(bytes).map_err(|e| Error::io("write", path, e));
+    prepare_with(path, write).map(|(pending, ())| pending)
+}
+
+/// A file's new contents as `write` produces them, and what it returns.
+///
+/// # Errors
+/// See [`Pending`]; and those of `write`.
+pub fn prepare_with<T>(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<&mut File>) -> Result<T>,
+) -> Result<(Pending, T)> {
     let mut pending = Pending::create(path)?;
-    pending
-        .file()
-        .write_all(bytes)
-        .and_then(|()| pending.file().sync_all())
-        .map_err(|e| Error::io("write", path, e))?;
-    Ok(pending)
+    let mut out = BufWriter::with_capacity(1 << 20, pending.file());
+    let result = write(&mut out)?;
+    out.flush().map_err(|e| Error::io("write", path, e))?;
+    drop(out);
+    pending.file().sync_all().map_err(|e| Error::io("write", path, e))?;
+    Ok((pending, result))
 }
 
 /// Replaces a file's contents atomically.

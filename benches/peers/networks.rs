@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use burn::tensor::{Device, Gradients, Tensor};
 use serde_json::json;
 use tutornet::distill::Bridge;
+use tutornet::models::jasper::StridePadding;
 use tutornet::models::parameters::{self, HostTensor, UpdateTensor};
 use tutornet::models::{Architecture, Mode, Model, ModelConfig, TrainState, presets};
 use tutornet::random::Random;
@@ -24,7 +25,10 @@ const LABELS: usize = 29;
 
 fn config(row: &Row) -> ModelConfig {
     if let Some(preset) = row.parameters.get("preset").and_then(serde_json::Value::as_str) {
-        return presets::find(preset).expect("a preset");
+        // PyTorch's networks beside ours pad symmetrically.
+        let mut config = presets::find(preset).expect("a preset");
+        *config.padding_mut() = StridePadding::Symmetric;
+        return config;
     }
     let mut config = presets::find("jasper-mini").expect("a preset");
     config.architecture = Architecture::Jasper(row.get("network"));

@@ -4,15 +4,27 @@ use std::path::PathBuf;
 
 use crate::cli::Context;
 use crate::error::Error;
-use crate::features::{FrameRule, NemoRule, Padding};
+use crate::features::{FrameRule, Padding};
 use crate::files;
-use crate::models::{MODEL_FILE, ModelConfig, WEIGHTS_FILE, foreign, nemo};
+use crate::models::{MODEL_FILE, WEIGHTS_FILE, foreign};
+
+const EXAMPLES: &str = "\
+Examples:
+  tutornet import QuartzNet15x5Base-En.nemo --out models/quartznet
+  tutornet import jasper-dr.npz --like jasper-dr --out models/jasper-dr          # OpenSeq2Seq, see tools/tf_to_npz.py
+  tutornet import jasper_fp16.pt --like jasper-dr --out models/jasper-dle        # NVIDIA's DeepLearningExamples
+  tutornet import mine.safetensors --like mine.toml --map names.toml --out models/mine
+
+`tutornet inspect PRESET --toml > mine.toml` gives a description to start from.
+A mapping file has one [[tensor]] for every kind of tensor:
+  ours = \"blocks.{b}.layers.{r}.weight\"  theirs = \"encoder.{b}.conv{2r+1}.kernel\"  permute = [2, 1, 0]
+and ignore = [\"*.counter\"] for tensors that are no weights.";
 
 /// Arguments of `import`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The checkpoint: a .nemo file (tar or gzip of model_config.yaml and model_weights.ckpt), or, with --like, a file
-    /// of weights alone (.safetensors, or what torch.save made of a state dictionary)
+    /// The checkpoint: a .nemo file, or, with --like, weights alone: .pt (torch.save), .npz or .safetensors
     file: PathBuf,
     /// The model directory to write
     #[arg(long)]
@@ -20,15 +32,22 @@ pub struct Args {
     /// Name of the model in tables and logs [default: the file's name]
     #[arg(long)]
     name: Option<String>,
-    /// The network of a file of weights alone: a preset (deepspeech2), a model.toml or a model directory
-    #[arg(long, value_name = "MODEL", conflicts_with_all = ["frames", "padding"])]
+    /// The network of weights alone: a preset, a model.toml or a model directory. Names of NeMo, DeepLearningExamples
+    /// and OpenSeq2Seq bring their own frontend and padding; otherwise those of MODEL count
+    #[arg(long, value_name = "MODEL")]
     like: Option<String>,
-    /// How the model's version of NeMo counted the frames of N samples (the file does not say)
-    #[arg(long, value_enum, default_value_t = FrameRule::Ceil)]
-    frames: FrameRule,
-    /// What its centred transform saw beyond the ends of the audio (the file does not say)
-    #[arg(long, value_enum, default_value_t = Padding::Reflect)]
-    padding: Padding,
+    /// A TOML file that says under which name each tensor of the network lies in the file, and in which order its axes
+    #[arg(long, value_name = "FILE", requires = "like")]
+    map: Option<PathBuf>,
+    /// The dictionary of weights in what torch.save wrote [default: ema_state_dict, else state_dict, else the whole]
+    #[arg(long, value_name = "KEY", requires = "like")]
+    state_dict: Option<String>,
+    /// How the model's version of NeMo counted the frames of N samples (the file does not say) [default: ceil]
+    #[arg(long, value_enum)]
+    frames: Option<FrameRule>,
+    /// What NeMo's centred transform saw beyond the ends of the audio (the file does not say) [default: reflect]
+    #[arg(long, value_enum)]
+    padding: Option<Padding>,
     /// Replace a model that is already there
     #[arg(long)]
     force: bool,
@@ -48,18 +67,17 @@ pub fn run(args: Args, _context: &Context) -> anyhow::Result<()> {
         ))
         .into());
     }
-    let name = args.name.as_deref();
-    let imported = match &args.like {
-        Some(like) => foreign::import(&args.file, ModelConfig::find(like)?, name)?,
-        None if args.file.extension().is_some_and(|e| e == "safetensors" || e == "pt" || e == "pth") => {
-            return Err(Error::format(
-                &args.file,
-                "weights alone do not say which network they are of: give --like PRESET, a model.toml or a model directory",
-            )
-            .into());
-        }
-        None => nemo::import(&args.file, name, NemoRule { frames: args.frames, padding: args.padding })?,
-    };
+    let imported = foreign::import(
+        &args.file,
+        &foreign::Options {
+            name: args.name.as_deref(),
+            like: args.like.as_deref(),
+            map: args.map.as_deref(),
+            state_dict: args.state_dict.as_deref(),
+            frames: args.frames,
+            padding: args.padding,
+        },
+    )?;
     for note in &imported.notes {
         tracing::info!("{note}");
     }

@@ -12,11 +12,14 @@ use crate::{cache, corpus, models};
 /// Arguments of `tutornet inspect`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A corpus, model, cache or run directory, or the name of a preset (such as jasper-mini)
+    /// A corpus, model, cache or run directory, a model.toml, or the name of a preset (such as jasper-dr)
     what: PathBuf,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Print the model.toml of a preset or model, to be changed and used as a student or with `import --like`
+    #[arg(long, conflicts_with = "json")]
+    toml: bool,
 }
 
 /// Runs `tutornet inspect`.
@@ -24,6 +27,9 @@ pub struct Args {
 /// # Errors
 /// When `what` is none of ours, is not complete, or was changed.
 pub fn run(args: Args, _context: &Context) -> anyhow::Result<()> {
+    if args.toml {
+        return super::print(&models::ModelConfig::find(&args.what.to_string_lossy())?.to_toml()?);
+    }
     let value = describe(&args.what)?;
     if args.json {
         return super::print(&value.to_string());
@@ -41,7 +47,7 @@ fn describe(what: &Path) -> anyhow::Result<Value> {
     if !what.exists() && what.components().count() == 1 {
         return model(&what.to_string_lossy());
     }
-    if what.file_name().is_some_and(|name| name == models::MODEL_FILE) {
+    if what.is_file() && what.extension().is_some_and(|extension| extension == "toml") {
         return model(&what.to_string_lossy());
     }
     Ok(match Kind::of(what)? {
@@ -131,8 +137,18 @@ fn plain(value: &Value) -> String {
             let number = number.as_f64().unwrap_or_default();
             format!("{number:.4}").trim_end_matches('0').trim_end_matches('.').to_owned()
         }
+        Value::Number(number) if number.as_u64().is_some_and(|n| n > 9_999) => grouped(&number.to_string()),
         value => value.to_string(),
     }
+}
+
+/// Digits in groups of three.
+fn grouped(digits: &str) -> String {
+    let first = digits.len() % 3;
+    let (head, tail) = digits.split_at(first);
+    let groups = tail.as_bytes().chunks(3).map(|group| String::from_utf8_lossy(group).into_owned());
+    let head = (first > 0).then(|| head.to_owned());
+    head.into_iter().chain(groups).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -143,7 +159,7 @@ mod tests {
     fn values_become_lines() {
         let value = json!({
             "kind": "model", "none": null, "hidden": { "codec": "f16", "bytes": 985.25 },
-            "seconds": [1.5, 2.0], "layers": [{ "name": "a", "kernel": 3 }, { "name": "b", "kernel": 5 }],
+            "seconds": [1.5, 2.0], "counts": [9999, 10000, 332632349u64], "layers": [{ "name": "a", "kernel": 3 }, { "name": "b", "kernel": 5 }],
         });
         let mut lines = Vec::new();
         list("", &value, &mut lines);
@@ -155,6 +171,7 @@ mod tests {
                 ("hidden.codec", "f16"),
                 ("hidden.bytes", "985.25"),
                 ("seconds", "1.5 2"),
+                ("counts", "9999 10,000 332,632,349"),
                 ("layers", "name  kernel"),
                 ("", "a          3"),
                 ("", "b          5"),

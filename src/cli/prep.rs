@@ -76,6 +76,8 @@ enum FrontendName {
     Nemo,
     #[value(name = "openseq2seq")]
     OpenSeq2Seq,
+    #[value(name = "deeplearningexamples")]
+    DeepLearningExamples,
 }
 
 /// A whole number of at least 1.
@@ -105,10 +107,11 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             frames: args.nemo_frames.unwrap_or_default(),
             padding: args.nemo_padding.unwrap_or_default(),
         }),
-        FrontendName::OpenSeq2Seq if args.nemo_frames.is_some() || args.nemo_padding.is_some() => {
+        _ if args.nemo_frames.is_some() || args.nemo_padding.is_some() => {
             return Err(usage("--nemo-frames and --nemo-padding go with --frontend nemo only".to_owned()));
         }
         FrontendName::OpenSeq2Seq => Frontend::OpenSeq2Seq,
+        FrontendName::DeepLearningExamples => Frontend::DeepLearningExamples,
     };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let options = Options {

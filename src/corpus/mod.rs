@@ -129,7 +129,7 @@ impl Corpus {
         }
         Err(Error::mismatch(
             format!("frontend of corpus {}", self.dir.display()),
-            format!("`{}` (what model {model} was trained on)", wanted.prep_arguments()),
+            format!("`{}` (what model {model} takes)", wanted.prep_arguments()),
             format!("`{}`", found.prep_arguments()),
             format!(
                 "prepare the corpus for this model: tutornet prep librispeech {source}{subsets} {arguments} --out DIR"

@@ -1,16 +1,17 @@
 //! From samples to log-mel features, and the masks that a student's input gets.
 //!
-//! Two frontends share one filterbank and one short-time Fourier transform (window 320, hop 160,
+//! Three frontends share one filterbank and one short-time Fourier transform (window 320, hop 160,
 //! FFT 512, 64 Slaney bins up to 8 kHz):
 //!
-//! | | `nemo` | `openseq2seq` |
-//! |---|---|---|
-//! | input | as it is | divided by (peak + 1e-5), then dither 1e-5 N(0, 1) |
-//! | floor | ln(x + 2^-24) | ln(x + 1e-20) |
-//! | frames | ceil(N/160); variants in [`NemoRule`] | 1 + floor(N/160) |
-//! | normalisation per utterance and bin | (x - mean) / (std with ddof 1 + 1e-5) | (x - mean) / (std with ddof 0) |
+//! | | `nemo` | `openseq2seq` | `deeplearningexamples` |
+//! |---|---|---|---|
+//! | input | as it is | divided by (peak + 1e-5), then dither 1e-5 N(0, 1) | dither 1e-5 N(0, 1) |
+//! | floor | ln(x + 2^-24) | ln(x + 1e-20) | ln(x + 1e-20) |
+//! | frames | ceil(N/160); variants in [`NemoRule`] | 1 + floor(N/160) | ceil(N/160) |
+//! | normalisation per utterance and bin | (x - mean) / (std with ddof 1 + 1e-5) | (x - mean) / (std with ddof 0) | as `nemo` |
 //!
-//! Sources: NeMo `parts/preprocessing/features.py`, OpenSeq2Seq `data/speech2text/speech_utils.py`.
+//! Sources: NeMo `parts/preprocessing/features.py`, OpenSeq2Seq `data/speech2text/speech_utils.py`,
+//! DeepLearningExamples `PyTorch/SpeechRecognition/Jasper/common/features.py`.
 
 mod mel;
 mod spec_augment;
@@ -43,6 +44,10 @@ pub enum Frontend {
     /// OpenSeq2Seq's `logfbank` with the librosa backend. Its dither, drawn anew for every file there,
     /// is here the same stream for every utterance, so that features are a function of the audio.
     OpenSeq2Seq,
+    /// `FilterbankFeatures` of NVIDIA's DeepLearningExamples (PyTorch Jasper and QuartzNet), which dithers in
+    /// evaluation too; the dither is as in `OpenSeq2Seq`. What its inference does beside that, trimming silence and
+    /// putting 16 empty frames before an utterance, is not done.
+    DeepLearningExamples,
 }
 
 impl Default for Frontend {
@@ -57,6 +62,7 @@ impl fmt::Display for Frontend {
         f.pad(match self {
             Self::Nemo(_) => "nemo",
             Self::OpenSeq2Seq => "openseq2seq",
+            Self::DeepLearningExamples => "deeplearningexamples",
         })
     }
 }
@@ -76,7 +82,7 @@ pub struct NemoRule {
 /// Number of frames for N samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 pub enum FrameRule {
-    /// ceil(N/160): NeMo 0.10 and DeepLearningExamples.
+    /// ceil(N/160): NeMo 0.10.
     #[default]
     #[serde(rename = "ceil")]
     Ceil,
@@ -127,11 +133,15 @@ impl Frontend {
                 LogMel::shared().run(samples, frames, rule.padding, floor)
             }
             Self::OpenSeq2Seq => {
-                LogMel::shared().run(peak_normalised(audio), frames, Padding::Reflect, 1e-20)
+                let peak = audio.iter().fold(0f64, |peak, &s| peak.max(f64::from(s).abs()));
+                LogMel::shared().run(dithered(audio, peak + 1e-5), frames, Padding::Reflect, 1e-20)
+            }
+            Self::DeepLearningExamples => {
+                LogMel::shared().run(dithered(audio, 1.0), frames, Padding::Reflect, 1e-20)
             }
         };
         match self {
-            Self::Nemo(_) => normalise(&mut values, frames, 1, 1e-5),
+            Self::Nemo(_) | Self::DeepLearningExamples => normalise(&mut values, frames, 1, 1e-5),
             Self::OpenSeq2Seq => normalise(&mut values, frames, 0, 0.0),
         }
         Features { frames, bins: BINS, values }
@@ -141,7 +151,9 @@ impl Frontend {
     pub fn frames(&self, samples: usize) -> usize {
         match self {
             _ if samples == 0 => 0,
-            Self::Nemo(NemoRule { frames: FrameRule::Ceil, .. }) => samples.div_ceil(HOP),
+            Self::Nemo(NemoRule { frames: FrameRule::Ceil, .. }) | Self::DeepLearningExamples => {
+                samples.div_ceil(HOP)
+            }
             Self::Nemo(NemoRule { frames: FrameRule::Floor, .. }) => samples / HOP,
             Self::Nemo(NemoRule { frames: FrameRule::FloorPlusOne, .. }) | Self::OpenSeq2Seq => {
                 samples / HOP + 1
@@ -180,11 +192,10 @@ pub fn window() -> Vec<f64> {
     LogMel::shared().window().to_vec()
 }
 
-/// OpenSeq2Seq's `normalize_signal` and dither of 1e-5.
-fn peak_normalised(audio: &[f32]) -> Vec<f64> {
-    let peak = audio.iter().fold(0f64, |peak, &s| peak.max(f64::from(s).abs()));
+/// Audio divided by `divisor`, and a dither of 1e-5; with its peak + 1e-5, OpenSeq2Seq's `normalize_signal`.
+fn dithered(audio: &[f32], divisor: f64) -> Vec<f64> {
     let mut noise = Random::new(0, "openseq2seq dither", &[]);
-    audio.iter().map(|&s| f64::from(s) / (peak + 1e-5) + 1e-5 * noise.normal()).collect()
+    audio.iter().map(|&s| f64::from(s) / divisor + 1e-5 * noise.normal()).collect()
 }
 
 /// Per bin: (x - mean) / (std + epsilon), the variance divided by `frames - ddof`.

@@ -7,7 +7,7 @@ fn tone(samples: usize) -> Vec<f32> {
 }
 
 fn every_frontend() -> Vec<Frontend> {
-    let mut all = vec![Frontend::OpenSeq2Seq];
+    let mut all = vec![Frontend::OpenSeq2Seq, Frontend::DeepLearningExamples];
     for frames in [FrameRule::Ceil, FrameRule::Floor, FrameRule::FloorPlusOne] {
         for padding in [Padding::Reflect, Padding::Constant] {
             all.push(Frontend::Nemo(NemoRule { frames, padding }));
@@ -26,6 +26,7 @@ fn frame_counts_follow_the_rule() {
         assert_eq!(count(FrameRule::Floor).frames(samples), floor);
         assert_eq!(count(FrameRule::FloorPlusOne).frames(samples), plus);
         assert_eq!(Frontend::OpenSeq2Seq.frames(samples), plus);
+        assert_eq!(Frontend::DeepLearningExamples.frames(samples), ceil);
     }
 }
 
@@ -56,7 +57,9 @@ fn every_bin_is_normalised_by_its_own_rule() {
     let mut noise = Random::new(3, "test", &[]);
     let level = |i: usize| 0.001 + 0.3 * (i as f64 / 3000.0).sin().powi(2);
     let audio: Vec<f32> = (0..32_000).map(|i| (noise.normal() * level(i)) as f32).collect();
-    for (frontend, ddof) in [(Frontend::default(), 1.0), (Frontend::OpenSeq2Seq, 0.0)] {
+    let rules =
+        [(Frontend::default(), 1.0), (Frontend::OpenSeq2Seq, 0.0), (Frontend::DeepLearningExamples, 1.0)];
+    for (frontend, ddof) in rules {
         let features = frontend.features(&audio);
         for bin in 0..BINS {
             let column: Vec<f64> =
@@ -72,18 +75,25 @@ fn every_bin_is_normalised_by_its_own_rule() {
     }
 }
 
-/// The chain of `nemo`, written down once more the slow way: explicit padding, a naive transform
-/// of 512 points, dense filters.
+/// Every chain, written down once more the slow way: explicit padding, a naive transform of 512 points,
+/// dense filters.
 #[test]
 fn the_fast_chain_is_the_slow_chain() {
     let audio = tone(1000);
     for frontend in every_frontend() {
-        let Frontend::Nemo(rule) = frontend else { continue };
-        let mut x: Vec<f64> = audio.iter().map(|&v| f64::from(v)).collect();
+        let peak = audio.iter().fold(0f64, |peak, &v| peak.max(f64::from(v).abs()));
+        let (divisor, dither, padding, floor, ddof, epsilon) = match frontend {
+            Frontend::Nemo(rule) => (1.0, 0.0, rule.padding, 2f64.powi(-24), 1, 1e-5),
+            Frontend::OpenSeq2Seq => (peak + 1e-5, 1e-5, Padding::Reflect, 1e-20, 0, 0.0),
+            Frontend::DeepLearningExamples => (1.0, 1e-5, Padding::Reflect, 1e-20, 1, 1e-5),
+        };
+        let mut noise = Random::new(0, "openseq2seq dither", &[]);
+        let mut x: Vec<f64> =
+            audio.iter().map(|&v| f64::from(v) / divisor + dither * noise.normal()).collect();
         for i in (1..x.len()).rev() {
             x[i] -= 0.97 * x[i - 1];
         }
-        let pad = |i: usize| if rule.padding == Padding::Reflect { x[i] } else { 0.0 };
+        let pad = |i: usize| if padding == Padding::Reflect { x[i] } else { 0.0 };
         let mut padded: Vec<f64> = (1..=256).rev().map(pad).collect();
         padded.extend(&x);
         padded.extend((0..256).map(|i| pad(x.len() - 2 - i)));
@@ -105,13 +115,13 @@ fn the_fast_chain_is_the_slow_chain() {
             }
             for filter in mel::filters(512) {
                 let sum: f64 = filter.weights.iter().zip(&power[filter.first..]).map(|(w, p)| w * p).sum();
-                expected.push((sum + 2f64.powi(-24)).ln() as f32);
+                expected.push((sum + floor).ln() as f32);
             }
         }
-        normalise(&mut expected, frames, 1, 1e-5);
+        normalise(&mut expected, frames, ddof, epsilon);
         let found = frontend.features(&audio).values;
         let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
-        assert!(worst < 1e-5, "{rule:?}: {worst}");
+        assert!(worst < 1e-5, "{frontend:?}: {worst}");
     }
 }
 
@@ -126,6 +136,21 @@ fn openseq2seq_does_not_depend_on_the_level_and_nemo_does() {
     assert!(worst(Frontend::OpenSeq2Seq) < 0.05, "{}", worst(Frontend::OpenSeq2Seq));
     assert_eq!(Frontend::OpenSeq2Seq.features(&audio), Frontend::OpenSeq2Seq.features(&audio));
     assert_ne!(Frontend::default().features(&audio), Frontend::OpenSeq2Seq.features(&audio));
+}
+
+/// What sets the two PyTorch chains apart: digital silence, where the dither is all there is.
+#[test]
+fn silence_is_dithered_where_the_original_dithers() {
+    let mut audio = tone(16_000);
+    let pairs = |audio: &[f32]| {
+        let [a, b] = [Frontend::default(), Frontend::DeepLearningExamples].map(|f| f.features(audio).values);
+        a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max)
+    };
+    let mut noise = Random::new(5, "test", &[]);
+    audio.iter_mut().for_each(|v| *v += (0.1 * noise.normal()) as f32);
+    assert!(pairs(&audio) < 0.03, "{}", pairs(&audio));
+    audio[4000..8000].fill(0.0);
+    assert!(pairs(&audio) > 0.3, "{}", pairs(&audio));
 }
 
 #[test]

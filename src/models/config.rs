@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::deepspeech2::DeepSpeech2Config;
-use super::jasper::JasperConfig;
+use super::jasper::{JasperConfig, StridePadding};
 use super::norm::NormConfig;
 use crate::error::{Error, Result};
 use crate::features::Frontend;
@@ -133,6 +133,22 @@ impl ModelConfig {
                 network.rnn.dropout = probability;
                 network.dropout = probability;
             }
+        }
+    }
+
+    /// Where the zeros of a strided convolution lie.
+    pub fn padding(&self) -> StridePadding {
+        match &self.architecture {
+            Architecture::Jasper(jasper) => jasper.padding,
+            Architecture::DeepSpeech2(network) => network.padding,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn padding_mut(&mut self) -> &mut StridePadding {
+        match &mut self.architecture {
+            Architecture::Jasper(jasper) => &mut jasper.padding,
+            Architecture::DeepSpeech2(network) => &mut network.padding,
         }
     }
 

@@ -1,15 +1,13 @@
 //! A model on disk: `model.toml` and `weights.safetensors`.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::Model;
 use super::config::{Architecture, ModelConfig, Provenance};
-use super::parameters::{self, HostTensor};
+use super::{parameters, weights};
 use crate::error::{Error, Result};
 use crate::features::Frontend;
 use crate::files;
@@ -103,6 +101,14 @@ impl ModelConfig {
             .map_err(|e| Error::invalid(format!("there is no file or directory {what}, and {e}")))
     }
 
+    /// The text of a `model.toml` that describes this network, without weights.
+    ///
+    /// # Errors
+    /// When a value cannot be written as TOML.
+    pub fn to_toml(&self) -> Result<String> {
+        ModelFile::new(self.clone(), None).text(Path::new(MODEL_FILE))
+    }
+
     /// Reads a model directory's `model.toml`, or one that stands alone (a student to be trained).
     ///
     /// # Errors
@@ -128,12 +134,19 @@ impl Model {
         }
         let file = ModelFile::read(&text)?;
         let weights = dir.join(WEIGHTS_FILE);
-        let bytes = files::read(&weights)?;
-        checked_hash(&file, &text, &weights, &blake3::hash(&bytes).to_hex())?;
+        let (tensors, hash) = match weights::read(&weights) {
+            Ok(read) => read,
+            // Another file than the one that model.toml names says more than what is wrong in it.
+            Err(error) => {
+                checked_hash(&file, &text, &weights, &files::blake3_file(&weights)?)?;
+                return Err(error);
+            }
+        };
+        checked_hash(&file, &text, &weights, &hash)?;
         let config = file.config();
         let network = Self::lazy(&config, device)?;
-        let network = parameters::import(network, decode(&weights, &bytes)?)
-            .map_err(|e| Error::format(&weights, e.to_string()))?;
+        let network =
+            parameters::import(network, tensors).map_err(|e| Error::format(&weights, e.to_string()))?;
         Ok(Self { config, network })
     }
 
@@ -147,10 +160,10 @@ impl Model {
         files::create_dir(dir)?;
         files::sweep(dir)?;
         let (weights, text) = (dir.join(WEIGHTS_FILE), dir.join(MODEL_FILE));
-        let bytes = encode(&weights, &parameters::export(&self.network)?)?;
-        let hash = blake3::hash(&bytes).to_hex().to_string();
+        let (weights, hash) = files::prepare_with(&weights, |out| {
+            weights::write(&weights, &parameters::handles(&self.network), out)
+        })?;
         let file = ModelFile::new(self.config.clone(), Some(hash)).text(&text)?;
-        let weights = files::prepare(&weights, &bytes)?;
         let text = files::prepare(&text, files::seal(&file).as_bytes())?;
         weights.commit()?;
         text.commit()
@@ -164,8 +177,8 @@ impl Model {
     /// When the device cannot deliver the weights.
     pub fn identity(&self) -> Result<String> {
         let path = Path::new(WEIGHTS_FILE);
-        let bytes = encode(path, &parameters::export(&self.network)?)?;
-        hash_of(&self.config, &blake3::hash(&bytes).to_hex())
+        let hash = weights::write(path, &parameters::handles(&self.network), &mut std::io::sink())?;
+        hash_of(&self.config, &hash)
     }
 }
 
@@ -218,38 +231,4 @@ fn checked_hash(file: &ModelFile, text: &Path, weights: &Path, found: &str) -> R
             text.display()
         ),
     ))
-}
-
-fn encode(path: &Path, tensors: &BTreeMap<String, HostTensor>) -> Result<Vec<u8>> {
-    let wrong = |e: safetensors::SafeTensorError| Error::format(path, format!("cannot be encoded: {e}"));
-    let bytes: Vec<Vec<u8>> =
-        tensors.values().map(|tensor| tensor.values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
-    let views = tensors
-        .iter()
-        .zip(&bytes)
-        .map(|((name, tensor), bytes)| {
-            TensorView::new(Dtype::F32, tensor.shape.clone(), bytes).map(|view| (name, view))
-        })
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(wrong)?;
-    safetensors::serialize(views, None).map_err(wrong)
-}
-
-fn decode(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, HostTensor>> {
-    let file = SafeTensors::deserialize(bytes)
-        .map_err(|e| Error::format(path, format!("not a safetensors file: {e}")))?;
-    let mut tensors = BTreeMap::new();
-    for (name, view) in file.iter() {
-        if view.dtype() != Dtype::F32 {
-            return Err(Error::format(
-                path,
-                format!("tensor {name}: expected F32, found {:?}", view.dtype()),
-            ));
-        }
-        let values =
-            view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        let tensor = HostTensor { shape: view.shape().to_vec(), values, trainable: true };
-        tensors.insert(name.to_owned(), tensor);
-    }
-    Ok(tensors)
 }

@@ -2,7 +2,7 @@
 //!
 //! A model directory holds `model.toml` ([`ModelConfig`]: architecture, labels, frontend,
 //! provenance) and `weights.safetensors`. Teacher and student are the same kind of thing.
-//! [`jasper`] and [`deepspeech2`] are the architectures; [`nemo`] and [`foreign`] import foreign checkpoints;
+//! [`jasper`] and [`deepspeech2`] are the architectures; [`foreign`] imports foreign checkpoints;
 //! [`parameters`] gives every tensor a stable dotted name.
 
 mod config;
@@ -11,12 +11,12 @@ mod directory;
 pub mod foreign;
 mod initial;
 pub mod jasper;
-pub mod nemo;
 pub mod norm;
 pub mod padding;
 pub mod parameters;
 pub mod presets;
 mod summary;
+mod weights;
 
 pub use config::{Architecture, ModelConfig, Provenance};
 pub use directory::{MODEL_FILE, WEIGHTS_FILE, identity};

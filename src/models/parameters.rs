@@ -88,39 +88,61 @@ pub fn shapes<M: Module>(network: &M) -> Vec<TensorShape> {
     visitor.found
 }
 
+/// A tensor of a network that is copied to the host when it is asked for.
+pub struct Handle {
+    /// Lengths of its dimensions.
+    pub shape: Vec<usize>,
+    /// Whether training changes it.
+    pub trainable: bool,
+    read: Box<dyn Fn() -> Result<Vec<f32>>>,
+}
+
+impl Handle {
+    /// Its values, last dimension fastest.
+    ///
+    /// # Errors
+    /// When the device cannot deliver it; it is named.
+    pub fn read(&self) -> Result<Vec<f32>> {
+        (self.read)()
+    }
+}
+
+/// Every tensor by its name, none copied yet.
+pub fn handles<M: Module>(network: &M) -> BTreeMap<String, Handle> {
+    #[derive(Default)]
+    struct Handles {
+        path: Path,
+        found: BTreeMap<String, Handle>,
+    }
+    impl ModuleVisitor for Handles {
+        follow_path!();
+
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let name = self.path.name();
+            let (tensor, trainable) = (param.val(), is_trainable(&name));
+            let (shape, what) = (tensor.dims().to_vec(), name.clone());
+            let read = move || {
+                let values = tensor.clone().into_data().convert::<f32>().try_to_vec::<f32>();
+                values.map_err(|e| Error::invalid(format!("{what} could not be read from the device: {e:?}")))
+            };
+            self.found.insert(name, Handle { shape, trainable, read: Box::new(read) });
+        }
+    }
+    let mut visitor = Handles::default();
+    network.visit(&mut visitor);
+    visitor.found
+}
+
 /// Copies every tensor to the host.
 ///
 /// # Errors
 /// When the device cannot deliver one; it is named.
 pub fn export<M: Module>(network: &M) -> Result<BTreeMap<String, HostTensor>> {
-    #[derive(Default)]
-    struct Export {
-        path: Path,
-        found: BTreeMap<String, HostTensor>,
-        failed: Vec<String>,
-    }
-    impl ModuleVisitor for Export {
-        follow_path!();
-
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let name = self.path.name();
-            let tensor = param.val();
-            let shape = tensor.dims().to_vec();
-            match tensor.into_data().convert::<f32>().try_to_vec::<f32>() {
-                Ok(values) => {
-                    let trainable = is_trainable(&name);
-                    self.found.insert(name, HostTensor { shape, values, trainable });
-                }
-                Err(e) => self.failed.push(format!("{name}: {e:?}")),
-            }
-        }
-    }
-    let mut visitor = Export::default();
-    network.visit(&mut visitor);
-    if visitor.failed.is_empty() {
-        return Ok(visitor.found);
-    }
-    Err(Error::invalid(format!("tensors could not be read from the device: {}", visitor.failed.join("; "))))
+    let host = |(name, handle): (String, Handle)| {
+        let values = handle.read()?;
+        Ok((name, HostTensor { shape: handle.shape, values, trainable: handle.trainable }))
+    };
+    handles(network).into_iter().map(host).collect()
 }
 
 /// Replaces every tensor of a network by the one of the same name.

@@ -6,10 +6,9 @@ use serde::Serialize;
 
 use super::config::{Architecture, ModelConfig};
 use super::deepspeech2::DeepSpeech2Config;
-use super::directory::MODEL_FILE;
 use super::jasper::{JasperConfig, LayerShape};
 use super::presets;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A model in figures.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -20,12 +19,17 @@ pub struct Summary {
     pub architecture: &'static str,
     /// Trainable parameters.
     pub parameters: usize,
+    /// What has been published about them; of presets alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub published: Option<&'static str>,
     /// Values of running statistics, which come on top.
     pub statistics: usize,
     /// Width of the hidden states.
     pub hidden_width: usize,
     /// Feature frames per output frame.
     pub stride: usize,
+    /// Where the zeros of a strided convolution lie: `symmetric` (PyTorch) or `same` (TensorFlow).
+    pub padding: String,
     /// Number of labels, the blank included.
     pub labels: usize,
     /// The frontend, as `prep --frontend` takes it.
@@ -66,14 +70,10 @@ pub struct LayerSummary {
 /// When `what` is neither a path nor a preset, or the model's configuration cannot be used.
 pub fn describe(what: &str) -> Result<Summary> {
     let path = Path::new(what);
-    let config = if path.is_dir() || path.file_name().is_some_and(|name| name == MODEL_FILE) {
-        ModelConfig::read(path)?
-    } else {
-        presets::find(what).map_err(|e| {
-            Error::invalid(format!("{what} is no model directory (there is none of that name), and {e}"))
-        })?
-    };
-    let mut summary = Summary::of(&config)?;
+    let mut summary = Summary::of(&ModelConfig::find(what)?)?;
+    if !path.exists() {
+        summary.published = presets::published(what);
+    }
     if path.join(super::directory::WEIGHTS_FILE).is_file() {
         summary.identity = Some(super::identity(path)?);
     }
@@ -99,9 +99,11 @@ impl Summary {
             name: config.name.clone(),
             architecture,
             parameters: layers.iter().map(|layer| layer.parameters).sum(),
+            published: None,
             statistics: norms.sum(),
             hidden_width: config.hidden_width(),
             stride: config.stride(),
+            padding: config.padding().to_string(),
             labels,
             frontend: config.frontend.to_string(),
             provenance: config.provenance.origin.clone(),

@@ -11,6 +11,7 @@ use super::recipe::Optimizer;
 use crate::device::Precision;
 use crate::features::SpecAugment;
 use crate::models::BatchNormMode;
+use crate::models::jasper::StridePadding;
 
 /// One experiment: a student, its data, and the stages that train it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,6 +57,9 @@ pub struct Student {
     /// Probability of dropout wherever the architecture has a place for it; `None` keeps the architecture's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dropout: Option<f64>,
+    /// Where the zeros of a strided convolution lie; `None` keeps the architecture's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub padding: Option<StridePadding>,
 }
 
 impl<'de> Deserialize<'de> for Student {
@@ -70,6 +74,7 @@ impl<'de> Deserialize<'de> for Student {
             batch_norm: BatchNormMode,
             batch_norm_momentum: Option<f64>,
             dropout: Option<f64>,
+            padding: Option<StridePadding>,
         }
         struct Visitor;
         impl<'de> serde::de::Visitor<'de> for Visitor {
@@ -84,15 +89,16 @@ impl<'de> Deserialize<'de> for Student {
                     batch_norm: BatchNormMode::default(),
                     batch_norm_momentum: None,
                     dropout: None,
+                    padding: None,
                 })
             }
             fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Table, A::Error> {
                 Table::deserialize(serde::de::value::MapAccessDeserializer::new(map))
             }
         }
-        let Table { preset, width, batch_norm, batch_norm_momentum, dropout } =
+        let Table { preset, width, batch_norm, batch_norm_momentum, dropout, padding } =
             deserializer.deserialize_any(Visitor)?;
-        Ok(Self { preset, width, batch_norm, batch_norm_momentum, dropout })
+        Ok(Self { preset, width, batch_norm, batch_norm_momentum, dropout, padding })
     }
 }
 

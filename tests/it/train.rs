@@ -120,3 +120,34 @@ fn a_profile_names_every_part_and_leaves_a_trace() {
     assert_eq!((named("forward"), named("backward"), named("assemble")), (steps, steps, steps));
     succeeds(tutornet().arg("verify").arg(fixture.at("profile")));
 }
+
+/// A preset has heard nothing: it takes the frontend of its corpus. A description and trained weights keep their own.
+#[test]
+fn a_preset_takes_the_frontend_of_its_corpus() {
+    let fixture = Fixture::get();
+    let pipeline = fixture.pipeline("frontend", "objective = \"ctc\"\nmax_updates = 1");
+    let student =
+        |run: &str, student: &str| fixture.train(&pipeline, run, &["--set", &format!("student={student}")]);
+    for (run, padding, expected) in
+        [("frontend-same", "", "same"), ("frontend-symmetric", ", padding = \"symmetric\"", "symmetric")]
+    {
+        succeeds(&mut student(run, &format!("{{ preset = \"jasper-mini\", width = 0.03{padding} }}")));
+        let mut inspect = tutornet();
+        let text = succeeds(inspect.args(["inspect", "--json"]).arg(fixture.at(run).join("student"))).stdout;
+        let found: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((found["frontend"].as_str(), found["padding"].as_str()), (Some("nemo"), Some(expected)));
+    }
+    let trained = fixture.at("frontend-same/student");
+    let words = ["student.padding", "weights trained with padding same"];
+    let table = format!("{{ preset = {:?}, padding = \"symmetric\" }}", trained.display().to_string());
+    fails(&mut student("refused", &table), &words);
+
+    let description = fixture.at("description.toml");
+    let text = succeeds(tutornet().args(["inspect", "jasper-mini", "--toml"])).stdout;
+    std::fs::write(&description, text).unwrap();
+    fails(
+        &mut student("refused", &format!("{:?}", description.display().to_string())),
+        &["--frontend openseq2seq", "tutornet prep librispeech"],
+    );
+    assert!(!fixture.at("refused").exists());
+}

@@ -13,88 +13,28 @@
 //! `ForwardPass/ds2_encoder/conv{n}/{kernel, bn/gamma, bn/beta, bn/moving_mean, bn/moving_variance}`, kernel
 //! [time, frequency, in, out]; `.../bidirectional_rnn/{fw,bw}/multi_rnn_cell/cell_{k}/basic_lstm_cell/{kernel, bias}`,
 //! kernel [in + cells, 4 cells], gates in the order i, j, f, o, 1 added to f when it runs;
-//! `.../fully_connected/{kernel, bias}`; `ForwardPass/fully_connected_ctc_decoder/fully_connected/{kernel, bias}`. Where
-//! mixed precision kept a master copy in f32, that one is taken.
+//! `.../fully_connected/{kernel, bias}`; `ForwardPass/fully_connected_ctc_decoder/fully_connected/{kernel, bias}`. See
+//! [`openseq2seq`] for what their checkpoints have in common. Names, gate order and forget bias are those of a checkpoint
+//! that TensorFlow wrote (`tests/golden/tensorflow`). OpenSeq2Seq does not mask between the convolutions: in a padded
+//! batch its last frames of an utterance depend on the padding, ours do not.
 
-use std::collections::BTreeMap;
-
-use super::file::Tensor;
+use super::axes;
+use super::file::Found;
+use super::openseq2seq::{self, variables};
+use super::take::{Pair, TENSORFLOW_NORM, TORCH_NORM, Taker, Tensors, norm};
 use crate::error::{Error, Result};
-use crate::features::Frontend;
 use crate::models::deepspeech2::{DeepSpeech2Config, RnnForm};
-use crate::models::jasper::StridePadding;
-use crate::models::parameters::HostTensor;
-
-type Found = BTreeMap<String, Tensor>;
-type Tensors = BTreeMap<String, HostTensor>;
 
 const SCOPE: &str = "ForwardPass/ds2_encoder";
-const MASTER: &str = "Loss_Optimization/FP32-master-copy/";
 
 /// Whether the names are OpenSeq2Seq's.
 pub(super) fn is_openseq2seq(found: &Found) -> bool {
-    found.keys().any(|name| name.contains(SCOPE))
+    openseq2seq::has(found, "ds2_encoder")
 }
 
-/// What every model of OpenSeq2Seq has, whatever the description says.
-pub(super) fn adapt(network: &mut DeepSpeech2Config, frontend: &mut Frontend, notes: &mut Vec<String>) {
-    network.padding = StridePadding::Same;
-    *frontend = Frontend::OpenSeq2Seq;
-    notes.push(
-        "OpenSeq2Seq's names: convolutions padded as TensorFlow does, features of the openseq2seq frontend"
-            .to_owned(),
-    );
-}
-
-/// Takes tensors out of a file, and remembers what was wrong.
-struct Taker {
-    found: Found,
-    tensors: Tensors,
-    wrong: Vec<String>,
-}
-
-impl Taker {
-    fn new(found: Found) -> Self {
-        Self { found, tensors: Tensors::new(), wrong: Vec::new() }
-    }
-
-    /// The values of a tensor of this shape.
-    fn take(&mut self, name: &str, shape: &[usize]) -> Option<Vec<f32>> {
-        match self.found.remove(name) {
-            None => self.wrong.push(format!("{name} {shape:?} is missing")),
-            Some(tensor) if tensor.shape != shape => {
-                self.wrong.push(format!("{name}: expected shape {shape:?}, found {:?}", tensor.shape));
-            }
-            Some(tensor) => return Some(tensor.values),
-        }
-        None
-    }
-
-    fn put(&mut self, name: String, shape: &[usize], values: Option<Vec<f32>>) {
-        if let Some(values) = values {
-            self.tensors.insert(name, HostTensor { shape: shape.to_vec(), values, trainable: true });
-        }
-    }
-
-    /// The four tensors of a batch norm under their names for gamma, beta, mean and variance.
-    fn norm(&mut self, theirs: &str, names: [&str; 4], ours: &str, channels: usize) {
-        for (their, our) in names.into_iter().zip(["gamma", "beta", "running_mean", "running_variance"]) {
-            let values = self.take(&format!("{theirs}{their}"), &[channels]);
-            self.put(format!("{ours}.norm.{our}"), &[channels], values);
-        }
-    }
-
-    fn finish(self) -> Result<Tensors> {
-        let Self { found, tensors, mut wrong } = self;
-        wrong.extend(found.iter().map(|(name, t)| format!("{name} {:?} is unknown", t.shape)));
-        if wrong.is_empty() {
-            return Ok(tensors);
-        }
-        Err(Error::invalid(format!(
-            "the tensors are not those of the network, none is dropped: {}",
-            wrong.join("; ")
-        )))
-    }
+/// Whether the names are those of a PyTorch module.
+pub(super) fn is_module(found: &Found) -> bool {
+    ["conv1.weight", "fc.weight", "output.weight"].iter().any(|name| found.contains_key(*name))
 }
 
 /// `rows` rows of `columns` values; column `from(c)` becomes column c.
@@ -107,28 +47,25 @@ fn columns(values: &[f32], columns: usize, from: impl Fn(usize) -> usize) -> Vec
 
 /// The transpose of [rows, columns].
 fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
-    (0..columns).flat_map(|c| values.iter().skip(c).step_by(columns).copied()).collect()
+    axes::permuted(values, &[values.len() / columns, columns], &[1, 0])
 }
 
 /// From the names of a PyTorch module; counters of its batch norms are ignored.
 pub(super) fn from_pytorch(
-    mut found: Found,
+    found: Found,
     config: &DeepSpeech2Config,
+    labels: usize,
     notes: &mut Vec<String>,
 ) -> Result<Tensors> {
-    let before = found.len();
-    found.retain(|name, _| !name.ends_with(".num_batches_tracked"));
-    if found.len() < before {
-        notes.push(format!("{} num_batches_tracked: counters, no weights", before - found.len()));
-    }
     let mut taker = Taker::new(found);
     for (index, (inputs, c)) in config.channels().zip(&config.convolutions).enumerate() {
         let (theirs, ours) = (index + 1, format!("convolutions.{index}"));
         let shape = [c.filters, inputs, c.kernel[1], c.kernel[0]];
         let weight = taker.take(&format!("conv{theirs}.weight"), &shape);
         taker.put(format!("{ours}.weight"), &shape, weight);
-        let names = ["weight", "bias", "running_mean", "running_var"];
-        taker.norm(&format!("bn{theirs}."), names, &ours, c.filters);
+        let norm = norm(&format!("bn{theirs}."), TORCH_NORM, &ours, c.filters);
+        taker.leave_out_counters(&norm, notes);
+        norm.into_iter().for_each(|pair| taker.pair(pair));
     }
     let channels = config.convolutions.last().map_or(1, |c| c.filters);
     for (k, shape) in config.cells().enumerate() {
@@ -162,14 +99,15 @@ pub(super) fn from_pytorch(
             }
         }
     }
-    for (theirs, ours, inputs) in
-        [("fc", "connected", config.recurrent_width()), ("output", "head", config.hidden)]
-    {
-        let outputs = taker.found.get(&format!("{theirs}.bias")).map_or(config.hidden, |t| t.values.len());
-        let weight = taker.take(&format!("{theirs}.weight"), &[outputs, inputs]);
-        taker.put(format!("{ours}.weight"), &[outputs, inputs, 1], weight);
-        let bias = taker.take(&format!("{theirs}.bias"), &[outputs]);
-        taker.put(format!("{ours}.bias"), &[outputs], bias);
+    for (theirs, ours, inputs, outputs) in [
+        ("fc", "connected", config.recurrent_width(), config.hidden),
+        ("output", "head", config.hidden, labels),
+    ] {
+        taker.pair(Pair {
+            becomes: vec![outputs, inputs, 1],
+            ..Pair::equal(format!("{theirs}.weight"), format!("{ours}.weight"), &[outputs, inputs])
+        });
+        taker.pair(Pair::equal(format!("{theirs}.bias"), format!("{ours}.bias"), &[outputs]));
     }
     taker.finish()
 }
@@ -178,6 +116,7 @@ pub(super) fn from_pytorch(
 pub(super) fn from_openseq2seq(
     found: Found,
     config: &DeepSpeech2Config,
+    labels: usize,
     notes: &mut Vec<String>,
 ) -> Result<Tensors> {
     if config.rnn.form != RnnForm::TwoStacks || config.rnn.biases != 1 {
@@ -190,23 +129,15 @@ pub(super) fn from_openseq2seq(
     for (index, (inputs, c)) in config.channels().zip(&config.convolutions).enumerate() {
         let (theirs, ours) = (format!("{SCOPE}/conv{}", index + 1), format!("convolutions.{index}"));
         let [time, bins] = c.kernel;
-        let kernel = taker.take(&format!("{theirs}/kernel"), &[time, bins, inputs, c.filters]);
-        // [time, frequency, in, out] to [out, in, frequency, time].
-        let weight = kernel.map(|kernel| {
-            let at = |o: usize, i: usize, f: usize, t: usize| ((t * bins + f) * inputs + i) * c.filters + o;
-            let mut weight = Vec::with_capacity(kernel.len());
-            for o in 0..c.filters {
-                for i in 0..inputs {
-                    for f in 0..bins {
-                        weight.extend((0..time).map(|t| kernel[at(o, i, f, t)]));
-                    }
-                }
-            }
-            weight
+        taker.pair(Pair {
+            theirs: format!("{theirs}/kernel"),
+            shape: vec![time, bins, inputs, c.filters],
+            order: vec![3, 2, 1, 0],
+            ours: format!("{ours}.weight"),
+            becomes: vec![c.filters, inputs, bins, time],
         });
-        taker.put(format!("{ours}.weight"), &[c.filters, inputs, bins, time], weight);
-        let names = ["gamma", "beta", "moving_mean", "moving_variance"];
-        taker.norm(&format!("{theirs}/bn/"), names, &ours, c.filters);
+        let norm = norm(&format!("{theirs}/bn/"), TENSORFLOW_NORM, &ours, c.filters);
+        norm.into_iter().for_each(|pair| taker.pair(pair));
     }
     for (k, shape) in config.cells().enumerate() {
         for (theirs, direction) in [("fw", "forward"), ("bw", "reverse")] {
@@ -235,47 +166,18 @@ pub(super) fn from_openseq2seq(
     }
     let connected = format!("{SCOPE}/fully_connected");
     let head = "ForwardPass/fully_connected_ctc_decoder/fully_connected".to_owned();
-    for (theirs, ours, inputs) in
-        [(connected, "connected", config.recurrent_width()), (head, "head", config.hidden)]
-    {
-        let bias = format!("{theirs}/bias");
-        let outputs = taker.found.get(&bias).map_or(config.hidden, |t| t.values.len());
-        let kernel = taker.take(&format!("{theirs}/kernel"), &[inputs, outputs]);
-        taker.put(
-            format!("{ours}.weight"),
-            &[outputs, inputs, 1],
-            kernel.map(|kernel| transposed(&kernel, outputs)),
-        );
-        let bias = taker.take(&bias, &[outputs]);
-        taker.put(format!("{ours}.bias"), &[outputs], bias);
+    for (theirs, ours, inputs, outputs) in [
+        (connected, "connected", config.recurrent_width(), config.hidden),
+        (head, "head", config.hidden, labels),
+    ] {
+        taker.pair(Pair {
+            theirs: format!("{theirs}/kernel"),
+            shape: vec![inputs, outputs],
+            order: vec![1, 0],
+            ours: format!("{ours}.weight"),
+            becomes: vec![outputs, inputs, 1],
+        });
+        taker.pair(Pair::equal(format!("{theirs}/bias"), format!("{ours}.bias"), &[outputs]));
     }
     taker.finish()
-}
-
-/// The variables of the network alone: `:0` cut off, master copies in place of what they are copies of, the
-/// optimiser's own left out.
-fn variables(found: Found, notes: &mut Vec<String>) -> Found {
-    let (mut kept, mut masters, mut others) = (Found::new(), Found::new(), 0);
-    for (name, tensor) in found {
-        let name = name.strip_suffix(":0").unwrap_or(&name);
-        let slot = name.rsplit('/').next().unwrap_or_default();
-        if ["Adam", "Adam_1", "Momentum"].contains(&slot) || name.ends_with("_power") || name == "global_step"
-        {
-            others += 1;
-        } else if let Some(name) = name.strip_prefix(MASTER) {
-            masters.insert(name.to_owned(), tensor);
-        } else if name.starts_with("Loss_Optimization/") {
-            others += 1;
-        } else {
-            kept.insert(name.to_owned(), tensor);
-        }
-    }
-    if others > 0 {
-        notes.push(format!("{others} variables of the optimiser: no weights"));
-    }
-    if !masters.is_empty() {
-        notes.push(format!("{} weights from their copies in f32", masters.len()));
-    }
-    kept.extend(masters);
-    kept
 }

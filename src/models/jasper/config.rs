@@ -41,6 +41,16 @@ pub enum StridePadding {
     Same,
 }
 
+impl std::fmt::Display for StridePadding {
+    /// As in model.toml.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Symmetric => "symmetric",
+            Self::Same => "same",
+        })
+    }
+}
+
 impl StridePadding {
     /// Zeros before and after `length` values under a kernel that spans `span` of them; the output then has
     /// ceil(length / stride).
