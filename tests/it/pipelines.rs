@@ -29,7 +29,7 @@ fn pipelines(below: &str) -> Vec<PathBuf> {
 #[test]
 fn every_pipeline_can_be_read_and_names_a_student_that_there_is() {
     let found = pipelines("pipelines");
-    assert!(found.len() >= 12, "{found:?}");
+    assert!(found.len() >= 13, "{found:?}");
     for path in found {
         let pipeline = parse::read(&path, &[]).unwrap_or_else(|e| panic!("{e}"));
         let student = presets::find(&pipeline.student.preset);
@@ -44,7 +44,7 @@ fn every_pipeline_can_be_read_and_names_a_student_that_there_is() {
 fn the_recipes_of_the_paper_train() {
     let fixture = Fixture::get();
     let recipes = pipelines("pipelines/presets");
-    assert!(recipes.len() >= 2, "{recipes:?}");
+    assert!(recipes.len() >= 3, "{recipes:?}");
     for path in recipes {
         let mut pipeline = parse::read(&path, &[]).unwrap();
         pipeline.threads = 2;
