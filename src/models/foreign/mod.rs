@@ -2,8 +2,8 @@
 //! `.npz`, `.safetensors`), for a network that the user names.
 //!
 //! Every tensor of the file is used, or is one of those that are known to be no weights, or is an error; so is every
-//! tensor of the network that the file lacks. [`jasper`] and [`deepspeech2`] have the names that are understood; for any
-//! other there is a mapping file, see [`map`]. Values are read and turned one tensor at a time, so that a network is in
+//! tensor of the network that the file lacks. `jasper.rs` and `deepspeech2.rs` have the names that are understood; for any
+//! other there is a mapping file, see `map.rs`. Values are read and turned one tensor at a time, so that a network is in
 //! memory once.
 
 mod axes;

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor};
 
 use super::*;
-use crate::models::jasper::{BlockConfig, Residual, StridePadding};
+use crate::models::jasper::StridePadding;
 
 #[test]
 fn published_parameter_counts() {
@@ -17,29 +17,21 @@ fn published_parameter_counts() {
     assert_eq!(mini.stride(), 2);
 }
 
-/// Jasper DR 10x5 is a configuration like any other (facts: 332,632,349 with dense residuals).
+/// The counts of Jasper DR 10x5, block by block, and a small one of the same form.
 #[test]
-fn jasper_dr_is_only_another_configuration() {
-    let block = |filters, repeat, kernel| BlockConfig {
-        filters,
-        repeat,
-        kernel,
-        stride: 1,
-        dilation: 1,
-        dropout: 0.2,
-        separable: false,
-        residual: Residual::None,
-        dense: false,
+fn jasper_dr_has_its_published_blocks() {
+    let mut config = presets::find("jasper-dr").unwrap();
+    let summary = Summary::of(&config).unwrap();
+    assert_eq!((summary.parameters, summary.statistics, summary.hidden_width), (332_632_349, 122_112, 1024));
+    let count = |index: usize| {
+        let prefix = format!("blocks.{index}.");
+        summary.layers.iter().filter(|l| l.name.starts_with(&prefix)).map(|l| l.parameters).sum::<usize>()
     };
-    let mut blocks = vec![BlockConfig { stride: 2, ..block(256, 1, 11) }];
-    for (filters, kernel) in [(256, 11), (384, 13), (512, 17), (640, 21), (768, 25)] {
-        let dense = BlockConfig { residual: Residual::Pointwise, dense: true, ..block(filters, 5, kernel) };
-        blocks.extend([dense.clone(), dense]);
-    }
-    blocks.extend([BlockConfig { dilation: 2, ..block(896, 1, 29) }, block(1024, 1, 1)]);
-    let mut config = nano();
-    nano_blocks(&mut config).blocks = blocks;
-    assert_eq!(Summary::of(&config).unwrap().parameters, 332_632_349);
+    assert_eq!((count(0), count(1), count(5), count(10)), (180_736, 3_673_088, 21_964_800, 77_289_984));
+    assert_eq!((count(11), count(12)), (19_957_504, 919_552));
+    let residuals = summary.layers.iter().filter(|l| l.kind == "residual").count();
+    assert_eq!((summary.layers.len(), residuals), (108 + 1, 55));
+    assert_eq!((config.padding(), summary.frontend.as_str()), (StridePadding::Same, "openseq2seq"));
     for block in &mut nano_blocks(&mut config).blocks {
         block.filters = 8;
         block.repeat = block.repeat.min(2);
