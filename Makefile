@@ -13,7 +13,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 TUTORNET := $(TARGET)/release/tutornet
 DEVICE ?= auto
 
-.PHONY: help build demo demo-clean test test-interop bench bench-peers bench-gpu lint cache train FORCE
+.PHONY: help build demo demo-clean test test-interop bench bench-peers bench-gpu bench-beam lint cache train FORCE
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -186,6 +186,17 @@ bench-gpu: $(if $(filter .venv-peers/%,$(PEERS_PYTHON)),.venv-peers/.done) ## [D
 	mkdir -p $(TARGET); \
 	$(PEERS_PYTHON) benches/peers/compare.py --ours "$$program" --out $(TARGET)/bench-gpu.json --rows "$(ROWS)" --rounds $(ROUNDS) \
 		--device $(GPU) --peer-device $(PEER_DEVICE) $(PEERS_SPEECH)
+
+# The beam search beside pyctcdecode and KenLM. CACHE=dir (made with --nbest, --beam 256, --lm-weight 2 and --word-bonus 1.5)
+# and ARPA=file take the place of the committed corpus. pyctcdecode asks for an old NumPy that it does not need.
+bench-beam: .venv-beam/.done $(TUTORNET) ## [CACHE=dir ARPA=file]: the beam search beside pyctcdecode
+	@TUTORNET=$(abspath $(TUTORNET)) .venv-beam/bin/python benches/peers/beam.py $(if $(ARPA),--cache $(CACHE) --arpa $(ARPA))
+
+.venv-beam/.done: benches/peers/beam-requirements.txt
+	$(PYTHON) -m venv --clear .venv-beam
+	.venv-beam/bin/pip install --quiet --disable-pip-version-check -r $<
+	.venv-beam/bin/pip install --quiet --disable-pip-version-check --no-deps pyctcdecode==0.5.0
+	@touch $@
 
 .venv-peers/.done: benches/peers/requirements.txt
 	$(PYTHON) -m venv --clear .venv-peers

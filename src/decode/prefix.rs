@@ -94,7 +94,8 @@ struct Search<'a> {
 impl Search<'_> {
     fn frame(&mut self, log_p: &[f32], beam: &mut Vec<usize>) {
         let blank = f64::from(log_p[self.labels.blank]);
-        // What cannot reach the beam's worst member, were it to see a blank, is not tried.
+        // A new prefix that cannot reach the beam's worst member, were that to see a blank, is not tried. To one
+        // that is in the beam every alignment adds.
         let floor = if beam.len() < self.options.beam {
             f64::NEG_INFINITY
         } else {
@@ -106,10 +107,12 @@ impl Search<'_> {
             self.add(node, total + blank, true);
             for (label, &p) in log_p.iter().enumerate() {
                 let p = f64::from(p);
-                if label == self.labels.blank || score + p < floor || p == f64::NEG_INFINITY {
+                if label == self.labels.blank || p == f64::NEG_INFINITY {
                     continue;
                 }
-                self.emit(node, label, p, total);
+                if score + p >= floor || self.leads_to_the_beam(node, label) {
+                    self.emit(node, label, p, total);
+                }
             }
         }
         let mut next = std::mem::take(&mut self.touched);
@@ -138,18 +141,25 @@ impl Search<'_> {
         *beam = next;
     }
 
+    /// Whether the label after a prefix gives a text that the beam has: the prefix itself, or a longer one.
+    fn leads_to_the_beam(&self, node: usize, label: usize) -> bool {
+        let Node { label: last, children, .. } = &self.nodes[node];
+        let child = children.iter().find(|(l, _)| *l == label);
+        *last == label || child.is_some_and(|&(_, child)| self.nodes[child].acoustic() > f64::NEG_INFINITY)
+    }
+
     /// Lets a label follow a prefix.
     fn emit(&mut self, node: usize, label: usize, p: f64, total: f64) {
         let Node { label: last, label_last, blank, .. } = self.nodes[node];
-        if self.space == Some(label) && self.nodes[node].open == 0 {
-            // At the start, or after a space: the text stays. Without a word to end there is nothing to add.
-            let fresh = node == 0;
-            self.add(node, total + p, fresh);
-            return;
-        }
         if label == last {
             // The same label again is the same letter, unless a blank lies between.
             self.add(node, label_last + p, false);
+        }
+        if self.space == Some(label) && self.nodes[node].open == 0 {
+            // No text begins with a space, or has two in a row.
+            return;
+        }
+        if label == last {
             if let Some(child) = self.child(node, label) {
                 self.add(child, blank + p, false);
             }
@@ -244,20 +254,21 @@ impl Search<'_> {
         labels.iter().rev().filter_map(|&label| self.labels.symbol(label)).collect()
     }
 
+    fn texts<'n>(&self, nodes: impl Iterator<Item = &'n usize>) -> Vec<Hypothesis> {
+        let hypothesis = |&node: &usize| {
+            let (language, _) = self.finished(node)?;
+            let (text, acoustic) = (self.text(node).trim_end().to_owned(), self.nodes[node].acoustic());
+            Some(Hypothesis { text, score: acoustic + language, acoustic, language })
+        };
+        nodes.filter_map(hypothesis).collect()
+    }
+
     fn finish(&self, beam: &[usize], count: usize) -> Vec<Hypothesis> {
-        let mut found: Vec<Hypothesis> = Vec::new();
-        for &node in beam {
-            let Some((language, _)) = self.finished(node) else { continue };
-            let text = self.text(node).trim_end().to_owned();
-            let acoustic = self.nodes[node].acoustic();
-            // "a" and "a " are one text by two ways.
-            match found.iter_mut().find(|h| h.text == text) {
-                Some(same) => {
-                    same.acoustic = log_add(same.acoustic, acoustic);
-                    same.score = same.acoustic + same.language;
-                }
-                None => found.push(Hypothesis { text, score: acoustic + language, acoustic, language }),
-            }
+        let whole = |node: &&usize| self.space != Some(self.nodes[**node].label);
+        let mut found = self.texts(beam.iter().filter(whole));
+        if found.is_empty() {
+            // Better the texts of those that a space follows than none.
+            found = self.texts(beam.iter());
         }
         found.sort_by(|a, b| b.score.total_cmp(&a.score));
         found.truncate(count);
