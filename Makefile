@@ -4,8 +4,6 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-# The steps of one chain share the cores: the program itself runs in parallel, make does not.
-.NOTPARALLEL:
 
 CARGO ?= cargo
 PYTHON ?= python3
@@ -16,7 +14,7 @@ DEVICE ?= auto
 .PHONY: help build demo demo-clean test test-interop bench bench-peers bench-gpu bench-beam lint cache train FORCE
 
 help: ## This list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile pipelines/tables.mk | expand -t 20
 
 BUILT := $(TARGET)/release/tutornet
 
@@ -51,14 +49,14 @@ $(DEMO_CORPORA): $(DEMO)/corpus/%/corpus.toml: $(DEMO_TREE)/CHECKSUMS | $(TUTORN
 	$(TUTORNET) prep librispeech $(DEMO_TREE) --subset $* --out $(@D)
 
 # Results of other inputs than DIR/.inputs remembers are other results: they step aside as
-# DIR.previous.N, which nothing ever removes. Inputs that are only newer, not different, change nothing.
-# $(call settle,dir,inputs,the file that says there is something)
+# DIR.previous.N, which nothing ever removes. Inputs that are only newer, not different, change nothing, unless REDO=1.
+# $(call settle,dir,inputs,the file that says there is something,words that are inputs as well)
 define settle
-inputs=$$(sha256sum $(2) | cut -c1-64 | sha256sum | cut -c1-64); \
-if [ -e $(1)/$(3) ] && [ "$$(cat $(1)/.inputs 2> /dev/null || echo "$$inputs")" != "$$inputs" ]; then \
+inputs=$$({ sha256sum $(2) | cut -c1-64; $(if $(4),printf '%s\n' $(foreach word,$(4),'$(word)');) } | sha256sum | cut -c1-64); \
+if [ -e $(1)/$(3) ] && [ "$(REDO)$$(cat $(1)/.inputs 2> /dev/null || echo "$$inputs")" != "$$inputs" ]; then \
 	n=1; while [ -e $(1).previous.$$n ]; do n=$$((n + 1)); done; \
 	mv $(1) $(1).previous.$$n; \
-	echo "what $(1) was made from has changed: the earlier one is now $(1).previous.$$n"; \
+	echo "$(if $(REDO),REDO=$(REDO),what $(1) was made from has changed): the earlier one is now $(1).previous.$$n"; \
 fi; \
 mkdir -p $(1); echo "$$inputs" > $(1)/.inputs
 endef
@@ -90,10 +88,10 @@ $(DEMO_RUNS:%=$(DEMO)/%/scores/.done): $(DEMO)/%/scores/.done: $(DEMO)/%/.done $
 	@touch $@
 
 $(DEMO)/report/report.md: $(DEMO_CNNS:%=$(DEMO)/%/scores/.done) | $(TUTORNET)
-	@$(TUTORNET) -q report $(DEMO_CNNS:%=$(DEMO)/%) --out $(@D) --title "Demo: one student, trained three ways" > /dev/null
+	@$(TUTORNET) -q report $(filter-out %/teacher,$(DEMO_CNNS:%=$(DEMO)/%)) --reference $(DEMO)/teacher --out $(@D) --title "Demo: one student, trained three ways" > /dev/null
 
 $(DEMO)/report-rnn/report.md: $(DEMO_RNNS:%=$(DEMO)/%/scores/.done) | $(TUTORNET)
-	@$(TUTORNET) -q report $(DEMO_RNNS:%=$(DEMO)/%) --out $(@D) --title "Demo: a recurrent student of the convolutional teacher" > /dev/null
+	@$(TUTORNET) -q report $(filter-out %/teacher,$(DEMO_RNNS:%=$(DEMO)/%)) --reference $(DEMO)/teacher --out $(@D) --title "Demo: a recurrent student of the convolutional teacher" > /dev/null
 
 # ---------------------------------------------------------------------------------------------
 # Your own experiments.
@@ -134,6 +132,8 @@ else
 train: ## PIPELINE=file.toml [RUN=dir]: stage two, if anything changed
 	@echo "usage: make train PIPELINE=file.toml [RUN=dir]" >&2; exit 2
 endif
+
+include pipelines/tables.mk
 
 # ---------------------------------------------------------------------------------------------
 # For developers.

@@ -22,12 +22,14 @@ pub mod rows;
 pub mod schema;
 mod stage;
 mod verify;
+mod weights;
 
 pub use build::{CPU_BATCH, GPU_BATCH, Options, Summary, bare, build};
 pub use identity::Identity;
 pub use manifest::{Manifest, ShardEntry};
 pub use reader::{Cache, Entry};
 pub use verify::{Description, describe, verify};
+pub use weights::{FrameWeight, frame_weights};
 
 #[cfg(test)]
 mod tests;

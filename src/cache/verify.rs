@@ -8,6 +8,7 @@ use super::identity::{IDENTITY, Identity};
 use super::manifest::{MANIFEST, Manifest, ShardEntry};
 use super::rows::Rows;
 use super::schema::POSTERIOR;
+use super::weights::{FrameWeight, frame_weights};
 use super::{Cache, codec};
 use crate::error::{Error, Result};
 use crate::features::Frontend;
@@ -70,17 +71,6 @@ pub struct Hidden {
     pub bytes_per_frame: f64,
 }
 
-/// The column `frame_weight`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct FrameWeight {
-    /// Mean over all frames.
-    pub mean: f64,
-    /// Standard deviation over all frames.
-    pub deviation: f64,
-    /// Smallest and largest.
-    pub range: [f32; 2],
-}
-
 /// Describes a complete cache; of the payloads, only the frame weights are read.
 ///
 /// # Errors
@@ -115,28 +105,6 @@ pub fn describe(dir: &Path) -> Result<Description> {
         shards: manifest.shards.len(),
         bytes: manifest.shards.iter().map(|s| s.bytes).sum(),
     })
-}
-
-fn frame_weights(cache: &Cache) -> Result<FrameWeight> {
-    let (mut sum, mut squares) = (0f64, 0f64);
-    let (mut least, mut most) = (f32::INFINITY, f32::NEG_INFINITY);
-    let (mut weights, mut count) = (Vec::new(), 0u64);
-    for index in 0..cache.entries().len() {
-        cache.frame_weight(index, &mut weights)?;
-        count += weights.len() as u64;
-        for &weight in &weights {
-            sum += f64::from(weight);
-            squares += f64::from(weight).powi(2);
-            least = least.min(weight);
-            most = most.max(weight);
-        }
-    }
-    if count == 0 {
-        return Ok(FrameWeight { mean: 0.0, deviation: 0.0, range: [0.0; 2] });
-    }
-    let mean = sum / count as f64;
-    let deviation = (squares / count as f64 - mean * mean).max(0.0).sqrt();
-    Ok(FrameWeight { mean, deviation, range: [least, most] })
 }
 
 /// Reads every byte of a cache and lists what is not as it was written: the seals of `cache.toml` and
@@ -259,6 +227,22 @@ mod tests {
         assert_eq!((found.utterances, found.frames, found.hidden.width), (6, frames, 16));
         assert!(found.frame_weight.range[0] > 0.5 && found.frame_weight.range[1] < 1.0, "{found:?}");
         assert!(found.frame_weight.deviation > 0.0 && found.frame_weight.mean > 0.5);
+        let cache = Cache::open(dir.path()).unwrap();
+        let mut weights = Vec::new();
+        for index in 0..cache.entries().len() {
+            let mut one = Vec::new();
+            cache.frame_weight(index, &mut one).unwrap();
+            weights.extend(one);
+        }
+        weights.sort_by(f32::total_cmp);
+        let [low, middle, high] = found.frame_weight.quantiles;
+        assert!(weights[0] <= low && low <= middle && middle <= high && high <= weights[weights.len() - 1]);
+        let above = weights.iter().filter(|w| **w > middle).count();
+        assert!(
+            above * 2 <= weights.len() && (above + 1) * 2 >= weights.len(),
+            "the median has half on each side"
+        );
+        assert!((found.frame_weight.ratio - (f64::from(high) / f64::from(low)).powi(2)).abs() < 1e-12);
     }
 
     #[test]

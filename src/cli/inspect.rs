@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::Context;
 use super::kind::{Kind, STUDENT};
 use crate::report::RunRecord;
+use crate::train::times::Stretches;
 use crate::{cache, corpus, models};
 
 /// Arguments of `tutornet inspect`.
@@ -83,6 +84,7 @@ fn run_directory(dir: &Path) -> anyhow::Result<Value> {
         "method": record.method,
         "finished": record.finished,
         "updates": record.metrics.updates,
+        "seconds": record.stretches.as_ref().map(Stretches::seconds),
         "dev_cer": last(&record.metrics.dev_cer),
         "scores": scores,
         "student": student.exists().then(|| models::describe(&student.to_string_lossy())).transpose()?,

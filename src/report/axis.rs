@@ -121,9 +121,10 @@ impl ValueFormatter<f64> for Axis {
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
-                reason = "a tick, whole and not negative"
+                reason = "a tick, whole, its sign apart"
             )]
-            return thousands(value.round() as u64);
+            let digits = thousands(value.abs().round() as u64);
+            return if *value < 0.0 { format!("-{digits}") } else { digits };
         }
         let text = format!("{value:.4}");
         text.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -160,6 +161,7 @@ mod tests {
         assert_eq!([1.0, 10.0, 100.0].map(|v| axis.map(&v, (0, 200))), [0, 100, 200]);
         assert_eq!(axis.format_ext(&0.5), "0.5");
         assert_eq!(axis.format_ext(&2000.0), "2,000");
+        assert_eq!(["-2,000", "-2.5", "0"], [-2000.0, -2.5, 0.0].map(|v| axis.format_ext(&v)));
         assert_eq!(Axis::from_zero(1560.0).ticks(), [0.0, 500.0, 1000.0, 1500.0]);
     }
 }

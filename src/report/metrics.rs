@@ -8,8 +8,15 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::files;
 
-/// Parts of a loss that a step may log, in the order of the plots.
-pub const TERMS: [&str; 3] = ["ctc", "skd", "rkd"];
+/// Parts of a loss that a step may log, in the order of the plots, with the unit of each.
+pub const TERMS: [(&str, &str); 6] = [
+    ("ctc", "nats"),
+    ("skd", "squared error"),
+    ("rkd", "squared error"),
+    ("kd", "nats"),
+    ("guided", "probability"),
+    ("sequence", "nats"),
+];
 
 /// The course of a run.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -70,8 +77,8 @@ impl Metrics {
     fn collect(steps: &Lines, epochs: &Lines) -> Self {
         let mut metrics = Self::default();
         for (&(_, update), value) in steps {
-            for (term, points) in TERMS.iter().zip(&mut metrics.losses) {
-                if let Some(loss) = value.get(term).and_then(Value::as_f64) {
+            for ((term, _), points) in TERMS.iter().zip(&mut metrics.losses) {
+                if let Some(loss) = value.get(*term).and_then(Value::as_f64) {
                     points.push((update, loss));
                 }
             }
@@ -118,7 +125,9 @@ mod tests {
         let metrics = read(RUN).unwrap();
         assert_eq!(metrics.updates, 4);
         assert_eq!(metrics.boundaries, [2]);
-        assert_eq!(metrics.losses, [vec![(3, 4.5)], vec![(3, 4.0)], vec![(1, 9.0), (2, 8.0)]]);
+        let [ctc, skd, rkd, rest @ ..] = &metrics.losses;
+        assert_eq!([ctc, skd, rkd], [&vec![(3, 4.5)], &vec![(3, 4.0)], &vec![(1, 9.0), (2, 8.0)]]);
+        assert!(rest.iter().all(Vec::is_empty));
         assert_eq!(metrics.dev_cer, [(2, 100.0)]);
         assert_eq!(read("").unwrap(), Metrics::default());
     }

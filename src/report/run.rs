@@ -6,50 +6,11 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::metrics::Metrics;
+use super::scored::{self, Scored};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::score::{Counts, Scores, char_errors, read_utterance_scores, word_errors};
-
-/// Above this rate of blank frames (in percent) a model has learned little but the blank.
-const PLATEAU_BLANK_RATE: f64 = 99.0;
-
-/// Scores of a run on one corpus.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Scored {
-    /// Rates and counts.
-    pub scores: Scores,
-    /// Per utterance, in the corpus's order: id, word errors, character errors; empty when only
-    /// the JSON is there.
-    pub utterances: Vec<(String, Counts, Counts)>,
-}
-
-impl Scored {
-    /// Whether the output is (nearly) all blank, so that the error rates say nothing.
-    pub fn blank_plateau(&self) -> bool {
-        self.scores.all_blank || self.scores.blank_rate > PLATEAU_BLANK_RATE
-    }
-
-    fn read(json: &Path) -> Result<Self> {
-        let scores = Scores::load(json)?;
-        let table = json.with_extension("tsv");
-        let utterances: Vec<_> = if table.is_file() {
-            let rows = read_utterance_scores(&table)?.into_iter();
-            rows.map(|(id, r, h)| (id, word_errors(&r, &h), char_errors(&r, &h))).collect()
-        } else {
-            Vec::new()
-        };
-        let errors: u64 = utterances.iter().map(|u| u.1.errors).sum();
-        if !utterances.is_empty() && (utterances.len(), errors) != (scores.utterances, scores.errors) {
-            return Err(Error::mismatch(
-                format!("scores in {} and {}", json.display(), table.display()),
-                format!("{} errors in {} utterances", scores.errors, scores.utterances),
-                format!("{errors} errors in {} utterances", utterances.len()),
-                "the two are of different evaluations; evaluate again",
-            ));
-        }
-        Ok(Self { scores, utterances })
-    }
-}
+use crate::models::{MODEL_FILE, ModelConfig, Summary};
+use crate::train::times::{self, Stretches};
 
 /// A run: what it did, how its training went, what it scored.
 #[derive(Debug, Clone)]
@@ -64,8 +25,25 @@ pub struct RunRecord {
     pub ctc_only: bool,
     /// The course of the training; empty without `metrics.jsonl`.
     pub metrics: Metrics,
-    /// By corpus name.
+    /// By corpus name, decoded greedily.
     pub scores: BTreeMap<String, Scored>,
+    /// By name of the decoding (`RUNDIR/scores/DECODING/NAME.json`), then by corpus name.
+    pub decodings: BTreeMap<String, BTreeMap<String, Scored>>,
+    /// The trained model, once it is there.
+    pub student: Option<Student>,
+    /// How long it was trained; `None` where nothing was noted.
+    pub stretches: Option<Stretches>,
+    /// The caches of its stages of RKD with frame weights, as the pipeline names them.
+    pub weighted: Vec<PathBuf>,
+}
+
+/// A model in two figures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Student {
+    /// Its name.
+    pub name: String,
+    /// Trainable parameters.
+    pub parameters: u64,
 }
 
 /// The keys of a resolved pipeline that name the method; the others do not matter here.
@@ -78,13 +56,23 @@ struct Pipeline {
 struct Stage {
     objective: String,
     frame_weighting: Option<bool>,
+    #[serde(default)]
+    teacher: Vec<PathBuf>,
 }
 
 impl Stage {
+    fn is_rkd(&self) -> bool {
+        self.objective.split('+').any(|term| term.trim() == "rkd")
+    }
+
     fn words(&self) -> String {
-        let objective =
-            self.objective.split('+').map(|o| o.trim().to_uppercase()).collect::<Vec<_>>().join(" + ");
-        if self.objective.contains("rkd") && self.frame_weighting == Some(false) {
+        let term = |name: &str| match name {
+            "guided" => "guided".to_owned(),
+            "sequence" => "sequence-level KD".to_owned(),
+            acronym => acronym.to_uppercase(),
+        };
+        let objective = self.objective.split('+').map(|o| term(o.trim())).collect::<Vec<_>>().join(" + ");
+        if self.is_rkd() && self.frame_weighting == Some(false) {
             format!("{objective} without frame weight")
         } else {
             objective
@@ -93,60 +81,80 @@ impl Stage {
 }
 
 impl RunRecord {
-    /// Reads a run directory.
+    /// Reads a run directory, or one that holds nothing but a trained `student` and its `scores`.
     ///
     /// # Errors
-    /// When there is no `pipeline.toml`, or a file in it cannot be understood.
+    /// When there is neither `pipeline.toml` nor a student, or a file in it cannot be understood.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("pipeline.toml");
-        if !path.is_file() {
+        let student = student(&dir.join("student"))?;
+        let stages = if path.is_file() {
+            let pipeline: Pipeline = toml::from_str(&files::read_text(&path)?)
+                .map_err(|e| Error::format(&path, format!("expected a pipeline with stages: {e}")))?;
+            pipeline.stage
+        } else if student.is_some() {
+            Vec::new()
+        } else {
             return Err(Error::format(
                 dir,
                 "expected a run directory with pipeline.toml, as `tutornet train --out DIR` makes it, found none",
             ));
-        }
-        let pipeline: Pipeline = toml::from_str(&files::read_text(&path)?)
-            .map_err(|e| Error::format(&path, format!("expected a pipeline with stages: {e}")))?;
-        let metrics = dir.join("metrics.jsonl");
-        let metrics = if metrics.is_file() {
-            Metrics::read(&metrics)?
-        } else {
-            tracing::warn!("{} is not there: the run has no curves", metrics.display());
-            Metrics::default()
         };
+        let method = match stages[..] {
+            [] => "not trained here".to_owned(),
+            _ => stages.iter().map(Stage::words).collect::<Vec<_>>().join(", then "),
+        };
+        let scores = dir.join("scores");
+        let mut decodings = BTreeMap::new();
+        for path in scored::list(&scores)? {
+            if let (Some(name), true) = (path.file_name(), path.is_dir()) {
+                decodings.insert(name.to_string_lossy().into_owned(), scored::read_all(&path)?);
+            }
+        }
+        let weighted = |stage: &&Stage| stage.is_rkd() && stage.frame_weighting != Some(false);
         Ok(Self {
             name: name_of(dir)?,
-            finished: dir.join("done.toml").is_file(),
-            method: pipeline.stage.iter().map(Stage::words).collect::<Vec<_>>().join(", then "),
-            ctc_only: pipeline.stage.iter().all(|s| s.objective == "ctc"),
-            metrics,
-            scores: scores(&dir.join("scores"))?,
+            finished: stages.is_empty() || dir.join("done.toml").is_file(),
+            method,
+            ctc_only: !stages.is_empty() && stages.iter().all(|s| s.objective == "ctc"),
+            metrics: if stages.is_empty() { Metrics::default() } else { metrics(dir)? },
+            scores: scored::read_all(&scores)?,
+            decodings,
+            student,
+            stretches: times::read(dir)?,
+            weighted: stages.iter().filter(weighted).flat_map(|stage| stage.teacher.clone()).collect(),
         })
     }
 
-    /// Whether any of the run's scores is of (nearly) all-blank output.
-    pub fn blank_plateau(&self) -> bool {
-        self.scores.values().any(Scored::blank_plateau)
+    /// Whether a directory holds what [`RunRecord::read`] reads.
+    pub fn is_at(dir: &Path) -> bool {
+        dir.join("pipeline.toml").is_file() || dir.join("student").join(MODEL_FILE).is_file()
     }
+
+    /// What the run scored under a decoding; `None` is greedy decoding.
+    pub fn scored(&self, decoding: Option<&str>) -> Option<&BTreeMap<String, Scored>> {
+        decoding.map_or(Some(&self.scores), |name| self.decodings.get(name))
+    }
+}
+
+fn metrics(dir: &Path) -> Result<Metrics> {
+    let path = dir.join("metrics.jsonl");
+    if path.is_file() {
+        return Metrics::read(&path);
+    }
+    tracing::warn!("{} is not there: the run has no curves", path.display());
+    Ok(Metrics::default())
+}
+
+fn student(dir: &Path) -> Result<Option<Student>> {
+    if !dir.join(MODEL_FILE).is_file() {
+        return Ok(None);
+    }
+    let summary = Summary::of(&ModelConfig::read(dir)?)?;
+    Ok(Some(Student { name: summary.name, parameters: summary.parameters as u64 }))
 }
 
 fn name_of(dir: &Path) -> Result<String> {
     let absolute = std::path::absolute(dir).map_err(|e| Error::io("resolve", dir, e))?;
     Ok(absolute.file_name().unwrap_or(absolute.as_os_str()).to_string_lossy().into_owned())
-}
-
-fn scores(dir: &Path) -> Result<BTreeMap<String, Scored>> {
-    let mut found = BTreeMap::new();
-    if !dir.is_dir() {
-        return Ok(found);
-    }
-    let failed = |e| Error::io("list", dir, e);
-    for entry in std::fs::read_dir(dir).map_err(failed)? {
-        let path: PathBuf = entry.map_err(failed)?.path();
-        let (Some(name), true) = (path.file_stem(), path.extension().is_some_and(|e| e == "json")) else {
-            continue;
-        };
-        found.insert(name.to_string_lossy().into_owned(), Scored::read(&path)?);
-    }
-    Ok(found)
 }

@@ -1,148 +1,271 @@
-//! The tables of a report.
+//! The tables of a comparison: every row on every test set, and all that is known of one set.
 
-use super::markdown::{escape, table, thousands};
-use super::run::{RunRecord, Scored};
-use crate::error::{Error, Result};
-use crate::score::Counts;
-use crate::score::bootstrap::{Interval, SEED, paired_difference};
+use super::compare::{Gain, OnSet, Unit, rerr};
+use super::document::{Block, Cell, Column, Table};
+use super::markdown::thousands;
+use super::rows::{Comparison, Row};
+use crate::error::Result;
+use crate::models::{Summary, presets};
+use crate::score::bootstrap::Interval;
 
-/// The paper's columns, in its order; corpora of other names follow by name.
-const PAPER_COLUMNS: [&str; 4] = ["dev-clean", "dev-other", "test-clean", "test-other"];
+/// Stands behind a rate that may differ from the baseline's by chance.
+const CHANCE: &str = "≈";
 
-/// The Markdown text of a report without its plots.
+/// One line a row, a group of columns a test set, and what the marks mean.
 ///
 /// # Errors
-/// When two runs were scored on different corpora of one name.
-pub fn render(runs: &[RunRecord], title: &str) -> Result<String> {
-    let corpora = corpora(runs);
-    let base = runs.iter().position(|r| r.ctc_only).unwrap_or(0);
-    let mut text = format!("# {title}\n\n## Word error rate, %\n\n");
-    text.push_str(&overview(runs, base, &corpora));
-    text.push('\n');
-    let baseline = escape(&runs[base].method);
-    if runs.len() > 1 {
-        text.push_str(&format!(
-            "In parentheses: relative error rate reduction (WER_base - WER) / WER_base against {baseline} (run {}).\n",
-            escape(&runs[base].name)
-        ));
+/// When two rows were scored on different utterances, or a preset does not exist.
+pub fn overview(comparison: &Comparison) -> Result<Vec<Block>> {
+    let sets = comparison.sets();
+    let mut columns = vec![Column::text(if comparison.paper { "Model" } else { "Method" })];
+    if !comparison.paper {
+        columns.extend([Column::text("Run"), Column::number("Updates")]);
     }
-    text.push_str("An empty cell was not run.\n");
-    if runs.iter().any(|run| !run.finished) {
-        text.push_str(
-            "Unfinished: the run has not come to its end; `tutornet train --resume` goes on with it.\n",
-        );
-    }
-    if runs.iter().any(RunRecord::blank_plateau) {
-        text.push_str(
-            "Blank plateau: the output is all blank, or more than 99 % of its frames are; such a run has not learned\n\
-             to emit text, and its error rates say nothing about its method.\n",
-        );
-    }
-    for corpus in &corpora {
-        if runs.iter().any(|r| r.scores.contains_key(corpus)) {
-            text.push_str(&format!("\n## {}\n\n", escape(corpus)));
-            text.push_str(&details(runs, base, corpus)?);
-        }
-    }
-    if corpora.iter().any(|c| runs.iter().any(|r| r.scores.contains_key(c))) {
-        text.push_str(
-            "\nIn brackets: 95 % bootstrap interval over utterances. CER gain: points of CER below the\n\
-             baseline's, with the interval of the paired bootstrap; above zero throughout, the gain is not chance\n\
-             of the test set (it may still be chance of the training seed).\n",
-        );
-    }
-    Ok(text)
-}
-
-fn corpora(runs: &[RunRecord]) -> Vec<String> {
-    let mut names: Vec<String> = runs.iter().flat_map(|r| r.scores.keys().cloned()).collect();
-    names.sort_by_key(|n| {
-        (PAPER_COLUMNS.iter().position(|c| c == n).unwrap_or(PAPER_COLUMNS.len()), n.clone())
-    });
-    names.dedup();
-    if names.is_empty() { PAPER_COLUMNS.map(str::to_owned).to_vec() } else { names }
-}
-
-fn method(run: &RunRecord, plateau: bool) -> String {
-    let plateau = if plateau { " (blank plateau)" } else { "" };
-    let unfinished = if run.finished { "" } else { " (unfinished)" };
-    format!("{}{plateau}{unfinished}", escape(&run.method))
-}
-
-/// One row a run, one column a corpus.
-fn overview(runs: &[RunRecord], base: usize, corpora: &[String]) -> String {
-    let mut heading: Vec<String> = ["Method", "Run", "Updates"].map(str::to_owned).to_vec();
-    heading.extend(corpora.iter().map(|c| escape(c)));
-    let rows: Vec<Vec<String>> = runs
-        .iter()
-        .enumerate()
-        .map(|(index, run)| {
-            let updates = run.metrics.updates;
-            let mut row = vec![
-                method(run, run.blank_plateau()),
-                escape(&run.name),
-                if updates > 0 { thousands(updates) } else { String::new() },
-            ];
-            row.extend(corpora.iter().map(|corpus| {
-                let wer = |r: &RunRecord| r.scores.get(corpus).map(|s| s.scores.wer);
-                match (wer(run), wer(&runs[base])) {
-                    (Some(wer), Some(reference)) if index != base && reference > 0.0 => {
-                        format!("{wer:.2} ({:+.1})", 100.0 * (reference - wer) / reference)
-                    }
-                    (Some(wer), _) => format!("{wer:.2}"),
-                    (None, _) => String::new(),
-                }
-            }));
-            row
-        })
-        .collect();
-    table(&heading, &rows, 2)
-}
-
-/// All that is known of one corpus, one row for each run that was scored on it.
-fn details(runs: &[RunRecord], base: usize, corpus: &str) -> Result<String> {
-    let heading =
-        ["Method", "Run", "WER, %", "CER, %", "CER gain, points", "Blank frames, %", "Sub / ins / del"];
-    let reference = runs[base].scores.get(corpus);
-    let mut rows = Vec::new();
-    for (index, run) in runs.iter().enumerate() {
-        let Some(scored) = run.scores.get(corpus) else { continue };
-        let s = &scored.scores;
-        let less = match reference {
-            Some(reference) if index != base => less_than(reference, scored)?,
-            _ => String::new(),
-        };
-        rows.push(vec![
-            method(run, scored.blank_plateau()),
-            escape(&run.name),
-            with_interval(s.wer, s.wer_interval),
-            with_interval(s.cer, s.cer_interval),
-            less,
-            format!("{:.1}", s.blank_rate),
-            format!("{} / {} / {}", s.substitutions, s.insertions, s.deletions),
+    if comparison.counts {
+        let group = "Parameters";
+        columns.extend([
+            Column::number("of this run").within(group),
+            Column::number("of the paper's model, built here").within(group),
+            Column::quiet("paper").within(group),
         ]);
     }
-    Ok(table(&heading.map(str::to_owned), &rows, 2))
+    let parts: Vec<Parts> = sets.iter().map(|set| Parts::of(comparison, set)).collect();
+    for (set, parts) in sets.iter().zip(&parts) {
+        let all = [
+            (parts.ours, Column::number("WER (CER)")),
+            (parts.reductions, Column::number("RERR")),
+            (parts.paper, Column::quiet("paper")),
+        ];
+        columns.extend(all.into_iter().filter(|part| part.0).map(|part| part.1.within(set)));
+    }
+    let mut rows = Vec::new();
+    let (mut chance, usual) = (false, comparison.usual_seeds());
+    for row in &comparison.rows {
+        let mut cells = vec![row.marked(usual)];
+        if !comparison.paper {
+            let run = row.runs.first();
+            let updates = run.map(|run| run.metrics.updates).filter(|&updates| updates > 0);
+            cells.push(run.map(|run| run.name.clone()).unwrap_or_default());
+            cells.push(updates.map(thousands).unwrap_or_default());
+        }
+        if comparison.counts {
+            cells.extend(parameters(row)?);
+        }
+        for (set, parts) in sets.iter().zip(&parts) {
+            let found = on_set(comparison, row, set)?;
+            chance |= found.chance;
+            let all = [
+                (parts.ours, found.rates),
+                (parts.reductions, found.reduction),
+                (parts.paper, row.paper.wer.get(set).map(|wer| format!("{wer:.2}")).unwrap_or_default()),
+            ];
+            cells.extend(all.into_iter().filter(|part| part.0).map(|part| part.1));
+        }
+        rows.push(cells.into_iter().map(Cell::from).collect());
+    }
+    let mut blocks = vec![Block::Table(Table { columns, rows })];
+    blocks.extend(legend(comparison, chance).into_iter().map(Block::Paragraph));
+    Ok(blocks)
 }
 
-fn less_than(reference: &Scored, scored: &Scored) -> Result<String> {
-    let difference = reference.scores.cer - scored.scores.cer;
-    if reference.utterances.is_empty() || scored.utterances.is_empty() {
-        return Ok(format!("{difference:.2}"));
+/// Which columns a test set has.
+struct Parts {
+    ours: bool,
+    reductions: bool,
+    paper: bool,
+}
+
+impl Parts {
+    fn of(comparison: &Comparison, set: &str) -> Self {
+        let paper = comparison.paper && super::description::PAPER_SETS.contains(&set);
+        let ours = comparison.scored_on(set)
+            // A table of which nothing was run shows what will be there.
+            || paper && !comparison.sets().iter().any(|set| comparison.scored_on(set));
+        Self { ours, reductions: ours && comparison.rows.iter().any(|row| row.baseline.is_some()), paper }
     }
-    let ids = |s: &Scored| s.utterances.iter().map(|u| u.0.clone()).collect::<Vec<String>>();
-    if let Some((base, other)) = ids(reference).iter().zip(&ids(scored)).find(|(a, b)| a != b) {
-        return Err(Error::mismatch(
-            "utterances of two runs scored on one corpus",
-            base.clone(),
-            other.clone(),
-            "evaluate both runs on the same corpus, or give the corpora different names",
+}
+
+/// The cells of a row on one test set.
+#[derive(Default)]
+struct Found {
+    rates: String,
+    reduction: String,
+    chance: bool,
+}
+
+fn on_set(comparison: &Comparison, row: &Row, set: &str) -> Result<Found> {
+    let Some(own) = row.on(set) else { return Ok(Found::default()) };
+    let base = row.baseline.and_then(|base| comparison.rows.get(base)?.on(set));
+    let (mut marks, mut reduction) = (["", ""], String::new());
+    if let Some(base) = &base {
+        for (mark, unit) in marks.iter_mut().zip([Unit::Words, Unit::Chars]) {
+            if own.gain_over(base, unit)?.may_be_chance() {
+                *mark = CHANCE;
+            }
+        }
+        let wer = |on: &OnSet| on.rate(Unit::Words).mean;
+        reduction = rerr(wer(base), wer(&own)).map(|r| format!("{r:+.1}")).unwrap_or_default();
+    }
+    let fewer = match own.seeds().len() {
+        all if all == row.seeds() => String::new(),
+        1 => ", 1 seed".to_owned(),
+        some => format!(", {some} seeds"),
+    };
+    let rates =
+        format!("{}{} ({}{}){fewer}", own.rate(Unit::Words), marks[0], own.rate(Unit::Chars), marks[1]);
+    Ok(Found { rates, reduction, chance: marks.contains(&CHANCE) })
+}
+
+/// Of the run, of the paper's model as it is built here, and as the paper gives it.
+fn parameters(row: &Row) -> Result<[String; 3]> {
+    let own = row.runs.first().and_then(|run| run.student.as_ref());
+    let full = row.preset.as_ref().map(|name| Summary::of(&presets::find(name)?)).transpose()?;
+    Ok([
+        own.map(|student| thousands(student.parameters)).unwrap_or_default(),
+        full.map(|model| thousands(model.parameters as u64)).unwrap_or_default(),
+        row.paper.parameters.clone().unwrap_or_default(),
+    ])
+}
+
+fn legend(comparison: &Comparison, chance: bool) -> Vec<String> {
+    let rows = &comparison.rows;
+    let mut text =
+        vec!["WER: word error rate, in parentheses character error rate (CER), in percent.".to_owned()];
+    if let Some(reductions) = reductions(comparison) {
+        text.push(reductions);
+    }
+    let several = rows.iter().any(|row| row.seeds() > 1);
+    let (seeds, or_seeds) =
+        if several { (", or than that over seeds (Student's t)", ", or other seeds,") } else { ("", "") };
+    if chance {
+        text.push(format!(
+            "{CHANCE}: the rate differs from the baseline's by less than the 95 % interval of the paired bootstrap over \
+             utterances{seeds}; another test set of this size{or_seeds} could show the opposite."
         ));
     }
-    let chars = |s: &Scored| s.utterances.iter().map(|u| u.2).collect::<Vec<Counts>>();
-    Ok(with_interval(difference, paired_difference(&chars(reference), &chars(scored), SEED)?))
+    if several {
+        let usual = comparison.usual_seeds();
+        text.push(format!("±: standard deviation over seeds, {usual} of them unless a row says otherwise."));
+    }
+    text.push("An empty cell was not run.".to_owned());
+    if comparison.paper {
+        text.push(
+            "Under `paper`: the published number where it is known, on LibriSpeech's own test sets."
+                .to_owned(),
+        );
+    }
+    let mut paragraphs = vec![text.join(" ")];
+    let runs = || rows.iter().flat_map(|row| &row.runs);
+    if runs().any(|run| !run.finished) {
+        paragraphs.push(
+            "Unfinished: the run has not come to its end; `tutornet train --resume` goes on with it."
+                .to_owned(),
+        );
+    }
+    if rows.iter().any(Row::plateau) {
+        paragraphs.push(
+            "Blank plateau: the output is all blank, or more than 99 % of its frames are, or it holds fewer than half \
+             as many characters as were said. Such a run has not learned to emit text (CTC begins there), and its \
+             error rates say little about its method."
+                .to_owned(),
+        );
+    }
+    paragraphs
 }
 
-fn with_interval(value: f64, interval: Interval) -> String {
-    format!("{value:.2} [{:.1}, {:.1}]", interval.low, interval.high)
+/// What reductions are relative to; rows with a baseline of their own are named.
+fn reductions(comparison: &Comparison) -> Option<String> {
+    let mut bases: Vec<(usize, Vec<&str>)> = Vec::new();
+    for row in &comparison.rows {
+        let Some(base) = row.baseline else { continue };
+        match bases.iter_mut().find(|(found, _)| *found == base) {
+            Some((_, rows)) => rows.push(&row.label),
+            None => bases.push((base, vec![&row.label])),
+        }
+    }
+    let name = |base: usize| {
+        let row = comparison.rows.get(base)?;
+        let run = row.runs.first().map(|run| format!(" (run {})", run.name));
+        Some(format!("{}{}", row.label, run.filter(|_| !comparison.paper).unwrap_or_default()))
+    };
+    // Most rows share one; those that do not are named.
+    bases.sort_by_key(|(_, rows)| std::cmp::Reverse(rows.len()));
+    let each = bases.iter().enumerate().filter_map(|(index, (base, rows))| {
+        let shared = index == 0 && (bases.len() == 1 || rows.len() > 1);
+        let of = if shared { String::new() } else { format!("{} ", rows.join("; ")) };
+        Some(format!("{of}against {}", name(*base)?))
+    });
+    let against = each.collect::<Vec<_>>().join(", ");
+    if against.is_empty() {
+        return None;
+    }
+    Some(format!("RERR: relative error rate reduction (WER_base - WER) / WER_base, in percent, {against}."))
+}
+
+/// All that is known of one test set, one line for each row that was scored on it; `None` without any.
+///
+/// # Errors
+/// When two rows were scored on different utterances.
+pub fn details(comparison: &Comparison, set: &str) -> Result<Option<Table>> {
+    let mut rows = Vec::new();
+    for row in &comparison.rows {
+        let Some(own) = row.on(set) else { continue };
+        let base = row.baseline.and_then(|base| comparison.rows.get(base)?.on(set));
+        let gain = |unit| base.as_ref().map(|base| own.gain_over(base, unit)).transpose();
+        let kinds = match own.seeds() {
+            [one] => {
+                let s = &one.scores;
+                format!("{} / {} / {}", s.substitutions, s.insertions, s.deletions)
+            }
+            _ => String::new(),
+        };
+        let cells = [
+            label_on(row, &own),
+            row.names_on(set).join(", "),
+            with_interval(own.rate(Unit::Words), own.interval(Unit::Words)?),
+            with_interval(own.rate(Unit::Chars), own.interval(Unit::Chars)?),
+            points(gain(Unit::Words)?),
+            points(gain(Unit::Chars)?),
+            format!("{:.1}", own.blank_rate().mean),
+            kinds,
+        ];
+        rows.push(cells.map(Cell::from).to_vec());
+    }
+    let columns = vec![
+        Column::text(if comparison.paper { "Model" } else { "Method" }),
+        Column::text("Run"),
+        Column::number("WER, %"),
+        Column::number("CER, %"),
+        Column::number("WER gain, points"),
+        Column::number("CER gain, points"),
+        Column::number("Blank frames, %"),
+        Column::number("Sub / ins / del"),
+    ];
+    Ok((!rows.is_empty()).then_some(Table { columns, rows }))
+}
+
+/// What the brackets of [`details`] mean.
+pub const BRACKETS: &str = "In brackets: 95 % bootstrap interval over utterances. Gain: points below the baseline's rate, \
+    with the interval of the paired bootstrap; above zero throughout, the gain is not chance of the test set. Whether it is \
+    chance of the training seed, only several seeds can show: behind ± stands half the 95 % interval over seeds (Student's t).";
+
+fn label_on(row: &Row, own: &OnSet) -> String {
+    match own.plateaus() {
+        0 => row.label.clone(),
+        all if all == own.seeds().len() => format!("{} (blank plateau)", row.label),
+        some => format!("{} (blank plateau: {some} of {} seeds)", row.label, own.seeds().len()),
+    }
+}
+
+fn points(gain: Option<Gain>) -> String {
+    let text = |gain: Gain| {
+        let seeds = gain.over_seeds.map(|half| format!(" ± {half:.2}")).unwrap_or_default();
+        with_interval(format!("{:.2}{seeds}", gain.points), gain.interval)
+    };
+    gain.map(text).unwrap_or_default()
+}
+
+fn with_interval(value: impl std::fmt::Display, interval: Option<Interval>) -> String {
+    let interval = interval.map(|i| format!(" [{:.1}, {:.1}]", i.low, i.high)).unwrap_or_default();
+    format!("{value}{interval}")
 }

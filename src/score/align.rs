@@ -6,10 +6,8 @@ use super::wer::{border, cell};
 /// The alignment is one with the counts of [`super::word_errors`]; where several have those, the
 /// one whose differences stand furthest left.
 pub fn aligned(reference: &str, hypothesis: &str) -> [String; 3] {
-    let reference: Vec<&str> = reference.split_whitespace().collect();
-    let hypothesis: Vec<&str> = hypothesis.split_whitespace().collect();
     let mut lines = [const { String::new() }; 3];
-    for (left, right) in pairs(&reference, &hypothesis) {
+    for (left, right) in aligned_words(reference, hypothesis) {
         let mark = match (left, right) {
             (Some(a), Some(b)) if a == b => "",
             (Some(_), Some(_)) => "S",
@@ -30,7 +28,15 @@ pub fn aligned(reference: &str, hypothesis: &str) -> [String; 3] {
     lines.map(|line| line.trim_end().to_owned())
 }
 
-type Pair<'a> = (Option<&'a str>, Option<&'a str>);
+/// A word of the reference beside one of the hypothesis, or a word that only one of them has.
+pub type Pair<'a> = (Option<&'a str>, Option<&'a str>);
+
+/// The alignment of [`aligned`], pair by pair.
+pub fn aligned_words<'a>(reference: &'a str, hypothesis: &'a str) -> Vec<Pair<'a>> {
+    let reference: Vec<&str> = reference.split_whitespace().collect();
+    let hypothesis: Vec<&str> = hypothesis.split_whitespace().collect();
+    pairs(&reference, &hypothesis)
+}
 
 fn pairs<'a>(reference: &[&'a str], hypothesis: &[&'a str]) -> Vec<Pair<'a>> {
     let columns = hypothesis.len() + 1;

@@ -12,7 +12,7 @@ mod evaluation;
 mod scores;
 mod wer;
 
-pub use align::aligned;
+pub use align::{aligned, aligned_words};
 pub use evaluate::{EvaluateOptions, evaluate};
 pub use evaluation::{Evaluation, UtteranceScore};
 pub use scores::{Scores, Subject, read_utterance_scores, write_utterance_scores};

@@ -24,3 +24,4 @@ pub mod step;
 pub mod stream;
 pub mod student;
 pub mod targets;
+pub mod times;

@@ -19,6 +19,7 @@ use super::profile::{Part, Profile};
 use super::step::{Losses, Place, forward_backward};
 use super::stream::{Assembler, Batch, Stream};
 use super::student;
+use super::times::Stretch;
 use crate::device::DeviceChoice;
 use crate::distill::Bridge;
 use crate::error::{Error, Result};
@@ -101,7 +102,10 @@ pub fn run(pipeline: &Pipeline, options: &Options, stop: &Stop) -> Result<Outcom
         Ok(table) => table.into_iter().for_each(|table| progress::suspend(|| eprintln!("{table}"))),
         Err(error) => tracing::warn!("no profile: {error}"),
     }
+    let stretch = Stretch::new((before, before + updates), wall, &trainer.device, options.device);
+    let noted = stretch.append(&options.out);
     trained?;
+    noted?;
     trainer.finish()
 }
 

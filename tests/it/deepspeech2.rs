@@ -1,7 +1,7 @@
 //! A recurrent network through the program: as a student that is killed and goes on, and as a teacher.
 
 use crate::fixture::{Fixture, THREE_STAGES, stop_at, update_of};
-use crate::harness::{contents, succeeds};
+use crate::harness::{run_contents, succeeds};
 
 #[test]
 fn a_recurrent_student_resumes_byte_equal_and_teaches() {
@@ -15,7 +15,8 @@ fn a_recurrent_student_resumes_byte_equal_and_teaches() {
         stop_at(fixture, &pipeline, "recurrent-stopped", updates, "-KILL", &resume);
     }
     succeeds(&mut fixture.train(&pipeline, "recurrent-stopped", &resume));
-    let [whole, stopped] = ["recurrent-whole", "recurrent-stopped"].map(|run| contents(&fixture.at(run)));
+    let [whole, stopped] =
+        ["recurrent-whole", "recurrent-stopped"].map(|run| run_contents(&fixture.at(run), 1));
     assert_eq!(whole.keys().collect::<Vec<_>>(), stopped.keys().collect::<Vec<_>>());
     for (name, bytes) in &whole {
         assert!(*bytes == stopped[name], "{} differs", name.display());

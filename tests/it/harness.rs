@@ -125,6 +125,18 @@ pub fn contents(root: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
+/// What a run's directory holds but for `times.jsonl`, whose times are of the machine; that is there, with
+/// as many `stretches` as ended in order, each going on where the one before had left a checkpoint.
+#[track_caller]
+pub fn run_contents(run: &Path, stretches: usize) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = contents(run);
+    let lines = found.remove(Path::new("times.jsonl")).expect("every run notes its stretches");
+    let lines = String::from_utf8(lines).expect("JSON");
+    assert_eq!(lines.lines().count(), stretches, "{lines}");
+    lines.lines().for_each(documented);
+    found
+}
+
 /// Every key of a JSON object must be documented in `schemas/run.md`.
 #[track_caller]
 pub fn documented(json: &str) {

@@ -25,6 +25,7 @@ mod recovery;
 mod report;
 mod score;
 mod speed;
+mod tables;
 mod tensorflow;
 mod train;
 mod tree;
