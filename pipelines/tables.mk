@@ -147,7 +147,7 @@ NBEST ?= 5
 
 # Which model it is and how it is searched with stands in .lm, so that a change is noticed whatever the ages.
 LM_IS := $(strip $(LM) $(LM_TEXT) $(LM_COUNTS) $(LM_ORDER) $(SEARCH) --nbest $(NBEST))
-ifneq ($(file < $(T)/.lm),$(LM_IS))
+ifneq ($(strip $(file < $(T)/.lm)),$(LM_IS))
 $(T)/.lm: FORCE
 endif
 ifneq ($(LM),)
@@ -201,8 +201,8 @@ run_inputs = $(TABLES_HOME)/$(1).toml $(patsubst %,$(T)/corpus/%/corpus.toml,tra
 	$(CACHES.$(1):%=$(T)/cache/%/manifest.toml)
 
 # Keys come from makefiles and the command line, whose ages say nothing: a run whose keys are others than .keys has is visited.
-# $(call forced,RUN,SEED,DIRECTORY)
-forced = $(call unless_same,$(file < $(T)/$(3)/.keys),$(strip $(call keys,$(1),$(2))))
+# (strip: make 4.3 now and then leaves the line end on what it reads.) $(call forced,RUN,SEED,DIRECTORY)
+forced = $(call unless_same,$(strip $(file < $(T)/$(3)/.keys)),$(strip $(call keys,$(1),$(2))))
 unless_same = $(if $(and $(findstring x$(1)x,x$(2)x),$(findstring x$(2)x,x$(1)x)),,FORCE)
 
 # $(call train_once,RUN,SEED,PIPELINE)

@@ -88,6 +88,14 @@ fn difference_of_means(one: &[f64], other: &[f64]) -> Option<f64> {
     Some(STUDENT.get(freedom - 1).copied().unwrap_or(2.2) * error)
 }
 
+/// The same for differences of pairs (the paired t); `None` for fewer than two.
+fn mean_of_differences(one: &[f64], other: &[f64]) -> Option<f64> {
+    let differences: Vec<f64> = one.iter().zip(other).map(|(a, b)| a - b).collect();
+    let freedom = differences.len().checked_sub(1).filter(|&n| n > 0)?;
+    let error = Spread::of(&differences)?.deviation? / (differences.len() as f64).sqrt();
+    Some(STUDENT.get(freedom - 1).copied().unwrap_or(2.2) * error)
+}
+
 /// All seeds of a row on one test set; at least one.
 #[derive(Debug, Clone)]
 pub struct OnSet<'a> {
@@ -144,13 +152,19 @@ impl<'a> OnSet<'a> {
         Ok(self.pooled(unit)?.map(|counts| interval(&counts, SEED)))
     }
 
-    /// How much better `self` is than `base`.
+    /// How much better `self` is than `base`; `same_runs` when both are the same runs, decoded in two ways, so
+    /// that seeds are pairs.
     ///
     /// # Errors
     /// When the two were scored on different utterances.
-    pub fn gain_over(&self, base: &Self, unit: Unit) -> Result<Gain> {
+    pub fn gain_over(&self, base: &Self, unit: Unit, same_runs: bool) -> Result<Gain> {
         let points = base.rate(unit).mean - self.rate(unit).mean;
-        let over_seeds = difference_of_means(&self.rates(unit), &base.rates(unit));
+        let (own_rates, base_rates) = (self.rates(unit), base.rates(unit));
+        let over_seeds = if same_runs && own_rates.len() == base_rates.len() {
+            mean_of_differences(&own_rates, &base_rates)
+        } else {
+            difference_of_means(&own_rates, &base_rates)
+        };
         let (Some(mut own), Some(mut others)) = (self.pooled(unit)?, base.pooled(unit)?) else {
             return Ok(Gain { points, interval: None, over_seeds });
         };
@@ -256,13 +270,13 @@ mod tests {
         let base = [scored(|_| 2)];
         let better = [scored(|i| 1 + usize::from(i == 0))];
         let other = [scored(|i| if i % 2 == 0 { 1 } else { 3 })];
-        let gain = on(&better).gain_over(&on(&base), Unit::Words).unwrap();
+        let gain = on(&better).gain_over(&on(&base), Unit::Words, false).unwrap();
         assert!((gain.points - 23.75).abs() < 1e-9 && !gain.may_be_chance(), "{gain:?}");
-        let even = on(&other).gain_over(&on(&base), Unit::Words).unwrap();
+        let even = on(&other).gain_over(&on(&base), Unit::Words, false).unwrap();
         assert!(even.points.abs() < 1e-9 && even.may_be_chance(), "{even:?}");
-        let same = on(&base).gain_over(&on(&base), Unit::Chars).unwrap();
+        let same = on(&base).gain_over(&on(&base), Unit::Chars, false).unwrap();
         assert!(same.points == 0.0 && same.may_be_chance());
-        let worse = on(&base).gain_over(&on(&better), Unit::Words).unwrap();
+        let worse = on(&base).gain_over(&on(&better), Unit::Words, false).unwrap();
         assert!(worse.points < 0.0 && !worse.may_be_chance());
     }
 
@@ -275,6 +289,9 @@ mod tests {
         // A single run beside three: their variance serves both.
         let half = difference_of_means(&[10.0, 12.0, 14.0], &[30.0]).unwrap();
         assert!((half - 4.303 * 2.0 * (4.0f64 / 3.0).sqrt()).abs() < 1e-9, "{half}");
+        // The same runs decoded in two ways: pairs, -3, -3.5, -2.5, however far apart the runs are.
+        let half = mean_of_differences(&[10.0, 20.0, 40.0], &[13.0, 23.5, 42.5]).unwrap();
+        assert!((half - 4.303 * 0.5 / 3.0f64.sqrt()).abs() < 1e-9, "{half}");
         let interval = Some(Interval { low: 1.0, high: 5.0 });
         let gain = |points| Gain { points, interval, over_seeds: Some(2.0) };
         assert!(gain(1.9).may_be_chance() && gain(-1.9).may_be_chance() && !gain(2.1).may_be_chance());
@@ -285,7 +302,7 @@ mod tests {
         let base = [scored(|_| 2)];
         let seeds = [scored(|_| 1), scored(|i| i % 2), scored(|_| 1)];
         let (one, three) = (on(&base), on(&seeds));
-        let gain = three.gain_over(&one, Unit::Words).unwrap();
+        let gain = three.gain_over(&one, Unit::Words, false).unwrap();
         // 50 % against the mean of 25, 12.5 and 25 %.
         assert!((gain.points - (50.0 - 62.5 / 3.0)).abs() < 1e-9, "{gain:?}");
         let found = gain.interval.unwrap();
@@ -299,15 +316,15 @@ mod tests {
         let mut bare = scored(|_| 1);
         bare.utterances.clear();
         let (base, bare) = ([scored(|_| 2)], [bare]);
-        let gain = on(&bare).gain_over(&on(&base), Unit::Words).unwrap();
+        let gain = on(&bare).gain_over(&on(&base), Unit::Words, false).unwrap();
         assert!(gain.interval.is_none() && !gain.may_be_chance() && gain.points > 20.0);
         let mut shorter = scored(|_| 1);
         shorter.utterances.pop();
-        let message = on(&[shorter]).gain_over(&on(&base), Unit::Words).unwrap_err().to_string();
+        let message = on(&[shorter]).gain_over(&on(&base), Unit::Words, false).unwrap_err().to_string();
         assert!(message.contains("20") && message.contains("19"), "{message}");
         let mut renamed = scored(|_| 1);
         renamed.utterances[3].id = "other".into();
-        let message = on(&[renamed]).gain_over(&on(&base), Unit::Words).unwrap_err().to_string();
+        let message = on(&[renamed]).gain_over(&on(&base), Unit::Words, false).unwrap_err().to_string();
         assert!(
             message.contains("u-3") && message.contains("other") && message.contains("same corpus"),
             "{message}"

@@ -59,11 +59,19 @@ impl Row {
         OnSet::new(self.runs.iter().filter_map(|run| self.scores(run)?.get(set)).collect())
     }
 
-    /// Names of the runs that were scored on one test set.
-    pub fn names_on(&self, set: &str) -> Vec<&str> {
-        let scored =
-            self.runs.iter().filter(|run| self.scores(run).is_some_and(|sets| sets.contains_key(set)));
-        scored.map(|run| run.name.as_str()).collect()
+    /// Names of the runs that were scored on one test set: of further seeds only the ending.
+    pub fn names_on(&self, set: &str) -> String {
+        let scored = |run: &&Rc<RunRecord>| self.scores(run).is_some_and(|sets| sets.contains_key(set));
+        let mut names = self.runs.iter().filter(scored).map(|run| run.name.as_str());
+        let first = names.next().unwrap_or_default();
+        let text = |text, name: &str| format!("{text}, {}", name.strip_prefix(first).unwrap_or(name));
+        names.fold(first.to_owned(), text)
+    }
+
+    /// Whether `other` is of the same runs, decoded otherwise.
+    pub fn same_runs(&self, other: Option<&Self>) -> bool {
+        let pairs = |other: &Self| self.runs.iter().zip(&other.runs).all(|(a, b)| Rc::ptr_eq(a, b));
+        other.is_some_and(|other| self.runs.len() == other.runs.len() && pairs(other))
     }
 
     /// Runs that were scored on any test set.

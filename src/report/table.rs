@@ -95,11 +95,12 @@ struct Found {
 
 fn on_set(comparison: &Comparison, row: &Row, set: &str) -> Result<Found> {
     let Some(own) = row.on(set) else { return Ok(Found::default()) };
-    let base = row.baseline.and_then(|base| comparison.rows.get(base)?.on(set));
+    let base_row = row.baseline.and_then(|base| comparison.rows.get(base));
+    let base = base_row.and_then(|base| base.on(set));
     let (mut marks, mut reduction) = (["", ""], String::new());
     if let Some(base) = &base {
         for (mark, unit) in marks.iter_mut().zip([Unit::Words, Unit::Chars]) {
-            if own.gain_over(base, unit)?.may_be_chance() {
+            if own.gain_over(base, unit, row.same_runs(base_row))?.may_be_chance() {
                 *mark = CHANCE;
             }
         }
@@ -175,6 +176,12 @@ fn legend(comparison: &Comparison, chance: bool) -> Vec<String> {
 
 /// What reductions are relative to; rows with a baseline of their own are named.
 fn reductions(comparison: &Comparison) -> Option<String> {
+    let is = "RERR: relative error rate reduction (WER_base - WER) / WER_base, in percent,";
+    let compared =
+        || comparison.rows.iter().enumerate().filter_map(|(index, row)| Some((index, row.baseline?)));
+    if compared().count() > 1 && compared().all(|(index, base)| base + 1 == index) {
+        return Some(format!("{is} against the row above."));
+    }
     let mut bases: Vec<(usize, Vec<&str>)> = Vec::new();
     for row in &comparison.rows {
         let Some(base) = row.baseline else { continue };
@@ -199,7 +206,7 @@ fn reductions(comparison: &Comparison) -> Option<String> {
     if against.is_empty() {
         return None;
     }
-    Some(format!("RERR: relative error rate reduction (WER_base - WER) / WER_base, in percent, {against}."))
+    Some(format!("{is} {against}."))
 }
 
 /// All that is known of one test set, one line for each row that was scored on it; `None` without any.
@@ -210,8 +217,10 @@ pub fn details(comparison: &Comparison, set: &str) -> Result<Option<Table>> {
     let mut rows = Vec::new();
     for row in &comparison.rows {
         let Some(own) = row.on(set) else { continue };
-        let base = row.baseline.and_then(|base| comparison.rows.get(base)?.on(set));
-        let gain = |unit| base.as_ref().map(|base| own.gain_over(base, unit)).transpose();
+        let base_row = row.baseline.and_then(|base| comparison.rows.get(base));
+        let base = base_row.and_then(|base| base.on(set));
+        let same_runs = row.same_runs(base_row);
+        let gain = |unit| base.as_ref().map(|base| own.gain_over(base, unit, same_runs)).transpose();
         let kinds = match own.seeds() {
             [one] => {
                 let s = &one.scores;
@@ -221,7 +230,7 @@ pub fn details(comparison: &Comparison, set: &str) -> Result<Option<Table>> {
         };
         let cells = [
             label_on(row, &own),
-            row.names_on(set).join(", "),
+            row.names_on(set),
             with_interval(own.rate(Unit::Words), own.interval(Unit::Words)?),
             with_interval(own.rate(Unit::Chars), own.interval(Unit::Chars)?),
             points(gain(Unit::Words)?),
