@@ -8,7 +8,7 @@ use tutornet::cache::Cache;
 use tutornet::corpus::Corpus;
 use tutornet::features::{BINS, transpose};
 use tutornet::labels::Labels;
-use tutornet::models::Model;
+use tutornet::models::{HiddenLayer, Model};
 
 use super::Row;
 use super::tensors::Named;
@@ -97,9 +97,9 @@ pub fn batch(row: &Row, model: &Model) -> Vec<Named> {
     let (mut hidden, mut weight, mut posterior) = (zeros(width), zeros(1), zeros(labels));
     for (row, &index) in indices.iter().enumerate() {
         let entry = cache.find(&corpus.utterances()[index].id).expect("the utterance is in the cache");
-        cache.hidden(entry, &mut values).expect("hidden states");
+        cache.hidden(HiddenLayer::Last, entry, &mut values).expect("hidden states");
         transpose(&values, width, &mut hidden[row * width * outputs..][..width * outputs], outputs);
-        cache.frame_weight(entry, &mut values).expect("frame weights");
+        cache.frame_weight(HiddenLayer::Last, entry, &mut values).expect("frame weights");
         weight[row * outputs..][..values.len()].copy_from_slice(&values);
         cache.log_posterior(entry, &mut values).expect("posteriors");
         let place = &mut posterior[row * outputs * labels..][..values.len()];

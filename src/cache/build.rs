@@ -1,5 +1,6 @@
 //! Stage one: a model runs once over a corpus, and what it computed becomes a cache.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use burn::tensor::Device;
 
 use super::Cache;
 use super::forward::Teacher;
-use super::identity::{CorpusIdentity, IDENTITY, Identity, Teacher as TeacherIdentity};
+use super::identity::{CorpusIdentity, IDENTITY, Identity, InnerLayer, Teacher as TeacherIdentity};
 use super::manifest::{MANIFEST, Manifest, ShardEntry};
 use super::nbest::{NbestIdentity, NbestSearch};
 use super::resume::{self, Wanted};
@@ -19,7 +20,7 @@ use crate::decode::Decoder;
 use crate::device::{DeviceChoice, Precision};
 use crate::error::{Error, Result};
 use crate::files::{self, DirectoryLock};
-use crate::models::{self, Model, ModelConfig};
+use crate::models::{self, HiddenLayer, Model, ModelConfig};
 use crate::progress::Progress;
 use crate::signal::Stop;
 
@@ -47,6 +48,8 @@ pub struct Options {
     pub batch_seconds: Option<f64>,
     /// Temperature of an extra column with the softmax itself.
     pub temperature: Option<f64>,
+    /// Inner layers whose outputs the cache shall have beside the last's.
+    pub layers: Vec<HiddenLayer>,
     /// A search for an extra column with the teacher's best texts, and how many of them.
     pub nbest: Option<(Decoder, usize)>,
 }
@@ -196,6 +199,12 @@ impl Source {
             Some((Decoder::Greedy, _)) => return Err(Error::invalid("--nbest needs a beam search")),
             None => None,
         };
+        for layer in options.layers.iter().copied().collect::<BTreeSet<_>>() {
+            if let HiddenLayer::Inner(number) = layer {
+                let width = count(config.layer_width(layer)?)?;
+                identity.layers.push(InnerLayer { layer: number, width });
+            }
+        }
         identity.precision = options.precision.to_string();
         let mut wanted = Vec::with_capacity(corpus.shard_count());
         for (shard, entry) in corpus.manifest().shards.iter().enumerate() {
@@ -221,7 +230,8 @@ impl Source {
             None => options.device.open_with(options.precision)?,
         };
         let model = Model::load(&options.model, &device)?;
-        Ok(Teacher::new(model, device, options.device.to_string()))
+        let layers = self.identity.layers.iter().map(|inner| HiddenLayer::Inner(inner.layer)).collect();
+        Ok(Teacher::new(model, device, options.device.to_string(), layers))
     }
 
     fn run(

@@ -11,19 +11,28 @@ use crate::labels::Labels;
 /// Frames converted at a time: one cache line of every channel.
 const BLOCK: usize = 16;
 
+/// Output of one layer for one utterance.
+#[derive(Debug, Clone, Copy)]
+pub struct Hidden<'a> {
+    /// `[width, padded]`, channel by channel.
+    pub values: &'a [f32],
+    /// Channels.
+    pub width: usize,
+}
+
 /// One utterance's part of a forward pass, as the model lays it out.
 #[derive(Debug, Clone, Copy)]
 pub struct Raw<'a> {
-    /// `[width, padded]`, channel by channel.
-    pub hidden: &'a [f32],
+    /// The last layer.
+    pub hidden: Hidden<'a>,
+    /// The inner layers of the cache.
+    pub inner: &'a [Hidden<'a>],
     /// `[padded, labels]`, before or after log-softmax.
     pub logits: &'a [f32],
     /// Valid frames; those after them are padding.
     pub frames: usize,
     /// Frames of the batch.
     pub padded: usize,
-    /// Channels.
-    pub width: usize,
     /// Labels, the blank included.
     pub labels: usize,
 }
@@ -43,13 +52,9 @@ pub struct Extras<'a> {
 /// When a value is not finite or beyond half precision; the text says which and where.
 #[expect(clippy::cast_possible_truncation, reason = "the search reads single precision")]
 pub fn encode(key: Key, raw: Raw, extras: Extras<'_>) -> Result<Row, String> {
-    let (halves, weights) = hidden(&raw)?;
+    let [states, weights] = hidden(&raw, raw.hidden)?;
     let log_posterior = log_softmax(&raw)?;
-    let mut payloads = vec![
-        codec::encode(&halves, raw.frames, raw.width),
-        weights.iter().flat_map(|w| w.to_le_bytes()).collect(),
-        halves_le(log_posterior.iter().copied()),
-    ];
+    let mut payloads = vec![states, weights, halves_le(log_posterior.iter().copied())];
     if let Some(temperature) = extras.temperature {
         let probabilities = log_posterior.chunks_exact(raw.labels).flat_map(|frame| at(frame, temperature));
         payloads.push(halves_le(probabilities));
@@ -58,13 +63,17 @@ pub fn encode(key: Key, raw: Raw, extras: Extras<'_>) -> Result<Row, String> {
         let single: Vec<f32> = log_posterior.iter().map(|&l| l as f32).collect();
         payloads.push(nbest::encode(&search.texts(&single, labels))?);
     }
+    for &inner in raw.inner {
+        payloads.extend(hidden(&raw, inner)?);
+    }
     Ok(Row::new(key, payloads))
 }
 
-/// The hidden states as half-precision bits `[frames, width]`, and m[t] = sigmoid(mean over d of
+/// The payloads of a layer: its hidden states in half precision, `[frames, width]`, and m[t] = sigmoid(mean over d of
 /// hidden[t, d]) from the single-precision values (TutorNet, equation 6).
-fn hidden(raw: &Raw) -> Result<(Vec<u16>, Vec<f32>), String> {
-    let Raw { hidden, frames, padded, width, .. } = *raw;
+fn hidden(raw: &Raw, layer: Hidden) -> Result<[Vec<u8>; 2], String> {
+    let Raw { frames, padded, .. } = *raw;
+    let Hidden { values: hidden, width } = layer;
     let mut halves = vec![0u16; frames * width];
     let mut weights = Vec::with_capacity(frames);
     for start in (0..frames).step_by(BLOCK) {
@@ -84,20 +93,21 @@ fn hidden(raw: &Raw) -> Result<(Vec<u16>, Vec<f32>), String> {
             }
         }
         if exponents != 0 {
-            return Err(offence(raw, start, count));
+            return Err(offence(raw, layer, start, count));
         }
         weights.extend(sums[..count].iter().map(|sum| sigmoid(sum / width.max(1) as f64)));
     }
-    Ok((halves, weights))
+    let weights = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
+    Ok([codec::encode(&halves, frames, width), weights])
 }
 
 /// Says where the value that half precision cannot hold is; `start` and `count` bound its frame.
-fn offence(raw: &Raw, start: usize, count: usize) -> String {
+fn offence(raw: &Raw, layer: Hidden, start: usize, count: usize) -> String {
     let place = (start..start + count)
-        .flat_map(|frame| (0..raw.width).map(move |channel| (frame, channel)))
-        .find(|&(frame, channel)| !f16::from_f32(raw.hidden[channel * raw.padded + frame]).is_finite());
+        .flat_map(|frame| (0..layer.width).map(move |channel| (frame, channel)))
+        .find(|&(frame, channel)| !f16::from_f32(layer.values[channel * raw.padded + frame]).is_finite());
     let (frame, channel) = place.unwrap_or_default();
-    let value = raw.hidden[channel * raw.padded + frame];
+    let value = layer.values[channel * raw.padded + frame];
     format!("the hidden state of frame {frame}, channel {channel} is {value}: half precision ends at 65504")
 }
 
@@ -151,18 +161,29 @@ mod tests {
     fn payloads_hold_the_valid_frames_and_nothing_of_the_padding() {
         let (frames, padded, width, labels) = (37, 50, 24, 5);
         let (hidden, logits) = (noise(width * padded, 1), noise(padded * labels, 2));
-        let raw = Raw { hidden: &hidden, logits: &logits, frames, padded, width, labels };
+        let last = Hidden { values: &hidden, width };
+        let inner = [Hidden { values: &hidden[3 * padded..], width: 5 }];
+        let raw = Raw { hidden: last, inner: &inner, logits: &logits, frames, padded, labels };
         let row = encode(key(37), raw, Extras { temperature: Some(2.0), nbest: None }).unwrap();
         let mut values = Vec::new();
         codec::decode(&row.payloads[0], frames, width, &mut values).unwrap();
-        assert_eq!(row.payloads.iter().skip(1).map(Vec::len).collect::<Vec<_>>(), [37 * 4, 37 * 10, 37 * 10]);
-        assert_eq!(row.checksum.len(), 64);
+        assert_eq!(
+            row.payloads.iter().skip(1).map(Vec::len).collect::<Vec<_>>(),
+            [37 * 4, 37 * 10, 37 * 10, 3 * codec::PART, 37 * 4]
+        );
+        assert_eq!(row.checksum.len(), 6 * 16);
+        let mut of_inner = Vec::new();
+        codec::decode(&row.payloads[4], frames, 5, &mut of_inner).unwrap();
         for frame in 0..frames {
             let channels: Vec<f32> = (0..width).map(|d| hidden[d * padded + frame]).collect();
             let halves: Vec<f32> = channels.iter().map(|&v| f16::from_f32(v).to_f32()).collect();
             assert_eq!(values[frame * width..][..width], halves);
             let mean = channels.iter().map(|&v| f64::from(v)).sum::<f64>() / width as f64;
             let weight = f32::from_le_bytes(row.payloads[1][frame * 4..][..4].try_into().unwrap());
+            assert_eq!(weight, sigmoid(mean));
+            assert_eq!(of_inner[frame * 5..][..5], halves[3..8]);
+            let mean = channels[3..8].iter().map(|&v| f64::from(v)).sum::<f64>() / 5.0;
+            let weight = f32::from_le_bytes(row.payloads[5][frame * 4..][..4].try_into().unwrap());
             assert_eq!(weight, sigmoid(mean));
 
             let read = |payload: &[u8]| -> Vec<f64> {
@@ -202,7 +223,8 @@ mod tests {
     fn values_beyond_half_precision_are_named() {
         let (mut hidden, mut logits) = (noise(8 * 20, 3), noise(20 * 5, 4));
         fn raw<'a>(hidden: &'a [f32], logits: &'a [f32]) -> Raw<'a> {
-            Raw { hidden, logits, frames: 19, padded: 20, width: 8, labels: 5 }
+            let hidden = Hidden { values: hidden, width: 8 };
+            Raw { hidden, inner: &[], logits, frames: 19, padded: 20, labels: 5 }
         }
         for bad in [65520.0, f32::INFINITY, f32::NAN] {
             hidden[3 * 20 + 18] = bad;

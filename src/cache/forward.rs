@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::device::is_cpu;
 use crate::error::{Error, Result};
 use crate::features::{BINS, transpose};
-use crate::models::{Mode, Model};
+use crate::models::{HiddenLayer, Mode, Model};
 
 /// Features of several utterances, padded to the longest.
 #[derive(Debug, Clone)]
@@ -57,6 +57,8 @@ impl Input {
 pub struct Outcome {
     /// `[batch, width, padded]`.
     pub hidden: Vec<f32>,
+    /// The inner layers that the teacher was asked for, each `[batch, its width, padded]`.
+    pub inner: Vec<Vec<f32>>,
     /// `[batch, padded, labels]`.
     pub logits: Vec<f32>,
     /// Valid output frames of every utterance.
@@ -89,12 +91,14 @@ pub struct Teacher {
     model: Model,
     device: Device,
     name: String,
+    layers: Vec<HiddenLayer>,
 }
 
 impl Teacher {
-    /// A model in evaluation; `device` is where its tensors live, `name` what the user calls it.
-    pub fn new(model: Model, device: Device, name: String) -> Self {
-        Self { model, device, name }
+    /// A model in evaluation; `device` is where its tensors live, `name` what the user calls it, `layers` the inner
+    /// layers whose outputs are wanted as well.
+    pub fn new(model: Model, device: Device, name: String, layers: Vec<HiddenLayer>) -> Self {
+        Self { model, device, name, layers }
     }
 
     /// Whether it runs on the CPU.
@@ -106,15 +110,16 @@ impl Teacher {
         let shape = [input.frames.len(), BINS, input.padded];
         let features = TensorData::new(input.features.clone(), shape);
         let features = Tensor::<3>::from_data(features, &self.device);
-        let output = self.model.forward(features, &input.frames, Mode::Evaluate);
+        let output = self.model.forward_with(features, &input.frames, Mode::Evaluate, &self.layers);
         let padded = output.hidden.dims()[2];
         let host = |tensor: Tensor<3>| {
             let data = tensor.try_into_data().map_err(|e| e.to_string())?;
             data.try_into_vec_as::<f32>().map_err(|e| e.to_string())
         };
         let hidden = host(output.hidden)?;
+        let inner = output.layers.into_iter().map(host).collect::<std::result::Result<_, _>>()?;
         let logits = host(output.logits)?;
-        Ok(Outcome { hidden, logits, frames: output.frames, padded })
+        Ok(Outcome { hidden, inner, logits, frames: output.frames, padded })
     }
 }
 
@@ -252,6 +257,7 @@ mod tests {
             let first = |at: usize| &input.features[at * BINS * input.padded..][..input.padded];
             Ok(Outcome {
                 hidden: (0..input.frames.len()).flat_map(first).copied().collect(),
+                inner: Vec::new(),
                 logits: Vec::new(),
                 frames: input.frames.clone(),
                 padded: input.padded,

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::features::Frontend;
 use crate::files;
 use crate::labels::Labels;
+use crate::models::HiddenLayer;
 
 /// Name of the identity file in a cache directory.
 pub const IDENTITY: &str = "cache.toml";
@@ -51,9 +52,22 @@ pub struct Identity {
     pub frontend: Frontend,
     /// The labels of its posteriors.
     pub labels: Labels,
+    /// Inner layers whose outputs the cache has beside the last's, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<InnerLayer>,
     /// How the column `nbest` was searched for; absent when the cache has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nbest: Option<NbestIdentity>,
+}
+
+/// A layer before the last, as `cache.toml` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InnerLayer {
+    /// Its number K: columns `hidden_K` and `frame_weight_K`.
+    pub layer: u32,
+    /// Channels of its output.
+    pub width: u32,
 }
 
 /// Name and contents of a teacher.
@@ -99,7 +113,18 @@ impl Identity {
             corpus,
             frontend,
             labels,
+            layers: Vec::new(),
             nbest: None,
+        }
+    }
+
+    /// Channels of a layer's hidden states; `None` when the cache does not have the layer.
+    pub fn width_of(&self, layer: HiddenLayer) -> Option<u32> {
+        match layer {
+            HiddenLayer::Last => Some(self.hidden_width),
+            HiddenLayer::Inner(number) => {
+                self.layers.iter().find(|inner| inner.layer == number).map(|inner| inner.width)
+            }
         }
     }
 
@@ -181,9 +206,14 @@ impl Identity {
     }
 
     /// Every field by name, as text for a message.
-    fn fields(&self) -> [(&'static str, String); 13] {
+    fn fields(&self) -> [(&'static str, String); 14] {
         let temperature = self.temperature.map_or("no softmax column".to_owned(), |t| t.to_string());
         let nbest = self.nbest.as_ref().map_or("no N best texts".to_owned(), ToString::to_string);
+        let layers = self.layers.iter().map(|inner| inner.layer.to_string()).collect::<Vec<_>>();
+        let layers = match layers.as_slice() {
+            [] => "no inner layers".to_owned(),
+            layers => format!("inner layers {}", layers.join(", ")),
+        };
         [
             ("schema version", self.version.to_string()),
             ("writer", format!("writer {}", self.writer)),
@@ -197,6 +227,7 @@ impl Identity {
             ("corpus", format!("corpus {}", short(&self.corpus.hash))),
             ("frontend", self.frontend.prep_arguments()),
             ("labels", self.labels.to_string()),
+            ("inner layers", layers),
             ("N best texts", nbest),
         ]
     }

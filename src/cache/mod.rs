@@ -11,6 +11,7 @@
 pub mod batches;
 mod build;
 pub mod codec;
+pub mod column;
 pub mod encode;
 pub mod forward;
 pub mod identity;

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use super::column::{Column, HIDDEN};
 use super::identity::Identity;
 use super::manifest::Manifest;
 use super::nbest::NbestText;
 use super::rows::Rows;
-use super::schema::HIDDEN;
 use crate::error::{Error, Result};
+use crate::models::HiddenLayer;
 
 /// A sealed, complete cache. Shards are memory-mapped; nothing of a payload stays in memory.
 #[derive(Debug)]
@@ -106,22 +107,23 @@ impl Cache {
         self.by_name.get(utterance).copied()
     }
 
-    /// Hidden states of entry `index`: `[frames, width]`; replaces `out`.
+    /// Hidden states of entry `index` at a layer: `[frames, width]`; replaces `out`.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] with shard, utterance and column when the bytes are not the ones written.
-    pub fn hidden(&self, index: usize, out: &mut Vec<f32>) -> Result<()> {
+    /// [`Error::Corrupt`] with shard, utterance and column when the bytes are not the ones written; and when the
+    /// cache does not have the layer.
+    pub fn hidden(&self, layer: HiddenLayer, index: usize, out: &mut Vec<f32>) -> Result<()> {
         let (rows, row) = self.locate(index)?;
-        rows.hidden(row, out)
+        rows.hidden(layer, row, out)
     }
 
-    /// Frame weights of entry `index`: `[frames]`; replaces `out`.
+    /// Frame weights of entry `index` at a layer: `[frames]`; replaces `out`.
     ///
     /// # Errors
     /// As for [`Cache::hidden`].
-    pub fn frame_weight(&self, index: usize, out: &mut Vec<f32>) -> Result<()> {
+    pub fn frame_weight(&self, layer: HiddenLayer, index: usize, out: &mut Vec<f32>) -> Result<()> {
         let (rows, row) = self.locate(index)?;
-        rows.frame_weight(row, out)
+        rows.frame_weight(layer, row, out)
     }
 
     /// Natural logarithms of the posterior of entry `index` at temperature 1: `[frames, labels]`;
@@ -147,7 +149,7 @@ impl Cache {
     ///
     /// # Errors
     /// When there is no such column.
-    pub fn compressed_bytes(&self, column: &str) -> Result<u64> {
+    pub fn compressed_bytes(&self, column: Column) -> Result<u64> {
         self.shards.iter().map(|s| s.compressed_bytes(column)).sum()
     }
 

@@ -114,7 +114,7 @@ fn by_contents(dir: &Path, identity: &Identity, cache: &str, wanted: &Wanted) ->
         }
         let mut scratch = Vec::new();
         for row in 0..rows.keys().len() {
-            for column in rows.columns() {
+            for &column in rows.columns() {
                 rows.check(column, row, &mut scratch)?;
             }
         }

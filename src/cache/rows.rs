@@ -7,12 +7,12 @@ use arrow::datatypes::DataType;
 use bytes::Bytes;
 
 use super::codec;
+use super::column::{Column, payloads};
 use super::identity::{Identity, short};
 use super::nbest::{self, NbestText};
-use super::schema::{
-    CHECKSUM, FRAME_WEIGHT, HIDDEN, KIND, Key, NBEST, POSTERIOR, SMALL, SOFTMAX, key, payloads,
-};
+use super::schema::{CHECKSUM, KIND, Key, SMALL, key};
 use crate::error::{Error, Result};
+use crate::models::HiddenLayer;
 use crate::shard::{self, Shard};
 
 /// An open shard of a cache, all of its small columns read.
@@ -22,8 +22,10 @@ pub struct Rows {
     keys: Vec<Key>,
     /// `columns.len()` hashes of 16 bytes a row.
     checksums: Vec<u8>,
-    columns: Vec<&'static str>,
-    width: usize,
+    columns: Vec<Column>,
+    /// Of `columns`, in the file.
+    names: Vec<String>,
+    widths: Vec<(HiddenLayer, usize)>,
     labels: usize,
 }
 
@@ -68,8 +70,11 @@ impl Rows {
         {
             keys.push(Key { utterance, samples, audio_hash, frames });
         }
-        let width = identity.hidden_width as usize;
-        Ok(Self { shard, keys, checksums, columns, width, labels: identity.labels.count() })
+        let names = columns.iter().map(ToString::to_string).collect();
+        let inner = identity.layers.iter().map(|l| (HiddenLayer::Inner(l.layer), l.width as usize));
+        let widths =
+            std::iter::once((HiddenLayer::Last, identity.hidden_width as usize)).chain(inner).collect();
+        Ok(Self { shard, keys, checksums, columns, names, widths, labels: identity.labels.count() })
     }
 
     /// The rows in order.
@@ -81,31 +86,35 @@ impl Rows {
     ///
     /// # Errors
     /// When there is no such column.
-    pub fn compressed_bytes(&self, column: &str) -> Result<u64> {
-        self.shard.compressed_bytes(column)
+    pub fn compressed_bytes(&self, column: Column) -> Result<u64> {
+        self.shard.compressed_bytes(&column.to_string())
     }
 
     /// The payload columns.
-    pub fn columns(&self) -> &[&'static str] {
+    pub fn columns(&self) -> &[Column] {
         &self.columns
     }
 
-    /// Hidden states of a row: `[frames, width]`.
+    /// Hidden states of a row at a layer: `[frames, width]`.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] when the bytes are not the ones that were written.
-    pub fn hidden(&self, row: usize, out: &mut Vec<f32>) -> Result<()> {
-        let payload = self.payload(HIDDEN, row)?;
-        codec::decode(&payload, self.frames(row), self.width, out).map_err(|e| self.corrupt(HIDDEN, row, e))
+    /// [`Error::Corrupt`] when the bytes are not the ones that were written; and when the cache does not have the
+    /// layer.
+    pub fn hidden(&self, layer: HiddenLayer, row: usize, out: &mut Vec<f32>) -> Result<()> {
+        let column = Column::Hidden(layer);
+        let payload = self.payload(column, row)?;
+        let width = self.widths.iter().find(|(of, _)| *of == layer).map_or(0, |(_, width)| *width);
+        codec::decode(&payload, self.frames(row), width, out).map_err(|e| self.corrupt(column, row, e))
     }
 
-    /// Frame weights of a row: `[frames]`.
+    /// Frame weights of a row at a layer: `[frames]`.
     ///
     /// # Errors
     /// As for [`Rows::hidden`].
-    pub fn frame_weight(&self, row: usize, out: &mut Vec<f32>) -> Result<()> {
-        let payload = self.payload(FRAME_WEIGHT, row)?;
-        self.require_length(FRAME_WEIGHT, row, &payload, 4)?;
+    pub fn frame_weight(&self, layer: HiddenLayer, row: usize, out: &mut Vec<f32>) -> Result<()> {
+        let column = Column::FrameWeight(layer);
+        let payload = self.payload(column, row)?;
+        self.require_length(column, row, &payload, 4)?;
         out.clear();
         out.extend(payload.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
         Ok(())
@@ -116,7 +125,7 @@ impl Rows {
     /// # Errors
     /// As for [`Rows::hidden`].
     pub fn log_posterior(&self, row: usize, out: &mut Vec<f32>) -> Result<()> {
-        self.halves(POSTERIOR, row, out)
+        self.halves(Column::Posterior, row, out)
     }
 
     /// The teacher's best texts of a row, best first.
@@ -124,26 +133,24 @@ impl Rows {
     /// # Errors
     /// As for [`Rows::hidden`]; and when the cache has none.
     pub fn nbest(&self, row: usize) -> Result<Vec<NbestText>> {
-        let payload = self.payload(NBEST, row)?;
-        nbest::decode(&payload).map_err(|e| self.corrupt(NBEST, row, e))
+        let payload = self.payload(Column::Nbest, row)?;
+        nbest::decode(&payload).map_err(|e| self.corrupt(Column::Nbest, row, e))
     }
 
     /// Checks every payload of a row and that it decodes; `scratch` is overwritten.
     ///
     /// # Errors
     /// As for [`Rows::hidden`], for the first column that is bad.
-    pub fn check(&self, column: &str, row: usize, scratch: &mut Vec<f32>) -> Result<()> {
+    pub fn check(&self, column: Column, row: usize, scratch: &mut Vec<f32>) -> Result<()> {
         match column {
-            HIDDEN => self.hidden(row, scratch),
-            FRAME_WEIGHT => self.frame_weight(row, scratch),
-            POSTERIOR => self.halves(POSTERIOR, row, scratch),
-            SOFTMAX => self.halves(SOFTMAX, row, scratch),
-            NBEST => self.nbest(row).map(|_| ()),
-            other => Err(Error::format(self.shard.path(), format!("no payload column {other}"))),
+            Column::Hidden(layer) => self.hidden(layer, row, scratch),
+            Column::FrameWeight(layer) => self.frame_weight(layer, row, scratch),
+            Column::Posterior | Column::Softmax => self.halves(column, row, scratch),
+            Column::Nbest => self.nbest(row).map(|_| ()),
         }
     }
 
-    fn halves(&self, column: &'static str, row: usize, out: &mut Vec<f32>) -> Result<()> {
+    fn halves(&self, column: Column, row: usize, out: &mut Vec<f32>) -> Result<()> {
         let payload = self.payload(column, row)?;
         self.require_length(column, row, &payload, 2 * self.labels)?;
         out.clear();
@@ -156,13 +163,14 @@ impl Rows {
     }
 
     /// Reads a payload and compares it with its checksum.
-    fn payload(&self, column: &'static str, row: usize) -> Result<Bytes> {
+    fn payload(&self, column: Column, row: usize) -> Result<Bytes> {
         let at = self.columns.iter().position(|c| *c == column);
-        let (Some(at), Some(key)) = (at, self.keys.get(row)) else {
+        let at = at.and_then(|at| Some((at, self.names.get(at)?)));
+        let (Some((at, name)), Some(key)) = (at, self.keys.get(row)) else {
             let detail = format!("no column {column} or no row {row} of {}", self.keys.len());
             return Err(Error::format(self.shard.path(), detail));
         };
-        let payload = self.shard.payload(column, row).map_err(|e| match e {
+        let payload = self.shard.payload(name, row).map_err(|e| match e {
             Error::Format { detail, .. } => self.corrupt(column, row, detail),
             other => other,
         })?;
@@ -181,7 +189,13 @@ impl Rows {
         }
     }
 
-    fn require_length(&self, column: &str, row: usize, payload: &[u8], bytes_per_frame: usize) -> Result<()> {
+    fn require_length(
+        &self,
+        column: Column,
+        row: usize,
+        payload: &[u8],
+        bytes_per_frame: usize,
+    ) -> Result<()> {
         let expected = self.frames(row) * bytes_per_frame;
         if payload.len() == expected {
             return Ok(());
@@ -189,11 +203,11 @@ impl Rows {
         Err(self.corrupt(column, row, format!("expected {expected} bytes, found {}", payload.len())))
     }
 
-    fn corrupt(&self, column: &str, row: usize, detail: String) -> Error {
+    fn corrupt(&self, column: Column, row: usize, detail: String) -> Error {
         Error::Corrupt {
             path: self.shard.path().to_path_buf(),
             utterance: self.keys.get(row).map(|k| k.utterance.clone()).unwrap_or_default(),
-            column: column.to_owned(),
+            column: column.to_string(),
             detail,
         }
     }

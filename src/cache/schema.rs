@@ -9,22 +9,11 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
+use super::column::payloads;
 use super::identity::Identity;
 use crate::error::{Error, Result};
 use crate::shard::{ShardSummary, ShardWriter};
 
-/// Payload columns in the order of their checksums; [`payloads`] appends what a cache has beside them.
-pub const PAYLOADS: [&str; 3] = [HIDDEN, FRAME_WEIGHT, POSTERIOR];
-/// Hidden states `[frames, width]` in the identity's codec.
-pub const HIDDEN: &str = "hidden";
-/// f32, little-endian, `[frames]`: sigmoid of the mean over the channels.
-pub const FRAME_WEIGHT: &str = "frame_weight";
-/// f16, little-endian, `[frames, labels]`: natural logarithms of the softmax at temperature 1.
-pub const POSTERIOR: &str = "posterior";
-/// f16, little-endian, `[frames, labels]`: softmax at the identity's temperature.
-pub const SOFTMAX: &str = "softmax";
-/// JSON: the N best texts (see [`super::nbest`]).
-pub const NBEST: &str = "nbest";
 /// Small columns, read when a shard is opened.
 pub const SMALL: [&str; 5] = ["utterance", "samples", "audio_hash", "frames", CHECKSUM];
 /// One xxh3-128 a payload column.
@@ -102,13 +91,6 @@ impl Row {
     }
 }
 
-/// Payload columns of a cache in the order of its checksums.
-pub fn payloads(identity: &Identity) -> Vec<&'static str> {
-    let softmax = identity.temperature.map(|_| SOFTMAX);
-    let nbest = identity.nbest.as_ref().map(|_| NBEST);
-    PAYLOADS.into_iter().chain(softmax).chain(nbest).collect()
-}
-
 /// The Arrow schema of a shard.
 pub fn schema(identity: &Identity) -> Result<SchemaRef> {
     let payloads = payloads(identity);
@@ -119,19 +101,10 @@ pub fn schema(identity: &Identity) -> Result<SchemaRef> {
         Field::new("audio_hash", DataType::FixedSizeBinary(16), false),
         Field::new("frames", DataType::UInt32, false),
     ];
-    fields.extend(payloads.iter().map(|&name| {
+    fields.extend(payloads.iter().map(|column| {
         // One key a column: the order of several would not be fixed.
-        let description = match name {
-            HIDDEN => format!("codec {}, [frames, {}]", identity.codec, identity.hidden_width),
-            FRAME_WEIGHT => "f32 little-endian, [frames]".to_owned(),
-            POSTERIOR => {
-                format!("f16 little-endian, [frames, {}], natural logarithms", identity.labels.count())
-            }
-            NBEST => "JSON, UTF-8: texts with log_p and score, best first".to_owned(),
-            _ => format!("f16 little-endian, [frames, {}], probabilities", identity.labels.count()),
-        };
-        let metadata = HashMap::from([("layout".to_owned(), description)]);
-        Field::new(name, DataType::Binary, false).with_metadata(metadata)
+        let metadata = HashMap::from([("layout".to_owned(), column.layout(identity))]);
+        Field::new(column.to_string(), DataType::Binary, false).with_metadata(metadata)
     }));
     fields.push(Field::new(CHECKSUM, DataType::FixedSizeBinary(hash_bytes), false));
     Ok(Arc::new(Schema::new(fields)))
@@ -159,8 +132,8 @@ pub fn metadata(identity: &Identity, cache: &str) -> Vec<(String, String)> {
 /// When the disk is full or the system refuses.
 pub fn write_shard(path: &Path, identity: &Identity, cache: &str, rows: &[Row]) -> Result<ShardSummary> {
     let schema = schema(identity)?;
-    let mut writer =
-        ShardWriter::create(path, schema.clone(), &payloads(identity), &metadata(identity, cache))?;
+    let columns: Vec<String> = payloads(identity).iter().map(ToString::to_string).collect();
+    let mut writer = ShardWriter::create(path, schema.clone(), &columns, &metadata(identity, cache))?;
     for row in rows {
         writer.write(&batch(row, &schema).map_err(|e| Error::format(path, e.to_string()))?)?;
     }
@@ -186,6 +159,7 @@ fn batch(row: &Row, schema: &SchemaRef) -> std::result::Result<RecordBatch, arro
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::identity::InnerLayer;
 
     #[test]
     fn a_checksum_covers_the_payload_and_the_row_it_stands_in() {
@@ -243,11 +217,17 @@ mod tests {
             lexicon: false,
         };
         let nbest = super::super::nbest::NbestIdentity { count: 5, search };
-        for (temperature, nbest) in
-            [(None, None), (Some(2.0), None), (None, Some(nbest.clone())), (Some(2.0), Some(nbest))]
-        {
+        let inner = [InnerLayer { layer: 3, width: 8 }, InnerLayer { layer: 5, width: 4 }];
+        for (temperature, nbest, layers) in [
+            (None, None, 0),
+            (Some(2.0), None, 0),
+            (None, Some(nbest.clone()), 2),
+            (Some(2.0), Some(nbest), 1),
+            (None, None, 2),
+        ] {
             let mut identity = super::super::identity::tests::example(4);
             (identity.temperature, identity.nbest) = (temperature, nbest);
+            identity.layers = inner[..layers].to_vec();
             let path = dir.path().join("shard");
             let key = Key { utterance: "u".into(), samples: 5, audio_hash: [1; 16], frames: 1 };
             let row = Row::new(key, vec![vec![0; 2]; payloads(&identity).len()]);
@@ -264,8 +244,16 @@ mod tests {
                 .map(|f| vec![f.name().clone(), f.data_type().to_string()])
                 .collect();
             let mut columns = documented("Columns", 2);
-            columns.retain(|c| c[0] != SOFTMAX || temperature.is_some());
-            columns.retain(|c| c[0] != NBEST || identity.nbest.is_some());
+            columns.retain(|c| c[0] != "softmax" || temperature.is_some());
+            columns.retain(|c| c[0] != "nbest" || identity.nbest.is_some());
+            // `hidden_K` and `frame_weight_K` stand for those of every inner layer, one layer after the other.
+            let at = columns.iter().position(|c| c[0] == "hidden_K").unwrap();
+            let of_layer: Vec<_> = columns.splice(at..at + 2, []).collect();
+            let named = |name: &str, k: u32| name.replace('K', &k.to_string());
+            for (number, layer) in identity.layers.iter().enumerate() {
+                let own = of_layer.iter().map(|c| vec![named(&c[0], layer.layer), c[1].clone()]);
+                columns.splice(at + 2 * number..at + 2 * number, own);
+            }
             columns.last_mut().unwrap()[1] = format!("FixedSizeBinary({})", 16 * payloads(&identity).len());
             assert_eq!(written, columns);
             assert!(reader.schema().fields().iter().all(|f| !f.is_nullable()));

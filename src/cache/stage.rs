@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 use super::batches::{Batch, plan};
-use super::encode::{Extras, Raw, encode};
+use super::encode::{Extras, Hidden, Raw, encode};
 use super::forward::{Forward, Input, Outcome, run_in_parts};
 use super::identity::Identity;
 use super::manifest::ShardEntry;
@@ -204,10 +204,15 @@ fn forward(
 /// Turns outcomes into rows.
 fn encode_all(job: &Job, outcomes: &Receiver<Encode>, rows: &Sender<(usize, usize, Row)>) -> Result<()> {
     let (width, labels) = (job.identity.hidden_width as usize, job.identity.labels.count());
+    let widths: Vec<usize> = job.identity.layers.iter().map(|inner| inner.width as usize).collect();
     for Encode { shard, row, from } in outcomes {
         let key = job.wanted[shard].keys[row].clone();
+        let mut inner: Vec<Hidden> = widths.iter().map(|&width| Hidden { values: &[], width }).collect();
         let raw = match &from {
-            None => Raw { hidden: &[], logits: &[], frames: 0, padded: 0, width, labels },
+            None => {
+                let hidden = Hidden { values: &[], width };
+                Raw { hidden, inner: &inner, logits: &[], frames: 0, padded: 0, labels }
+            }
             Some((outcome, index)) => {
                 let (frames, padded) = (outcome.frames[*index], outcome.padded);
                 if frames != key.frames as usize {
@@ -218,12 +223,16 @@ fn encode_all(job: &Job, outcomes: &Receiver<Encode>, rows: &Sender<(usize, usiz
                         "the model's stride is not what its configuration says",
                     ));
                 }
+                let size = |width: usize| index * width * padded..(index + 1) * width * padded;
+                for (inner, values) in inner.iter_mut().zip(&outcome.inner) {
+                    inner.values = &values[size(inner.width)];
+                }
                 Raw {
-                    hidden: &outcome.hidden[index * width * padded..][..width * padded],
-                    logits: &outcome.logits[index * labels * padded..][..labels * padded],
+                    hidden: Hidden { values: &outcome.hidden[size(width)], width },
+                    inner: &inner,
+                    logits: &outcome.logits[size(labels)],
                     frames,
                     padded,
-                    width,
                     labels,
                 }
             }

@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
-use super::encode::{Extras, Raw, encode};
+use super::encode::{Extras, Hidden, Raw, encode};
+use super::identity::InnerLayer;
 use super::identity::tests::example;
 use super::manifest::{Manifest, ShardEntry};
 use super::schema::{self, Key};
 use super::{Cache, Identity};
 use crate::error::Error;
 use crate::files;
+use crate::models::HiddenLayer;
 use crate::random::Random;
 
 /// One utterance's values: hidden `[width, frames]`, logits `[frames, labels]`.
@@ -43,7 +45,11 @@ pub(super) fn write_cache(dir: &Path, identity: &Identity, shards: u8) -> Vec<Va
             .iter()
             .map(|v| {
                 let frames = v.key.frames as usize;
-                let raw = Raw { hidden: &v.hidden, logits: &v.logits, frames, padded: frames, width, labels };
+                // An inner layer is made up of the last one's first channels.
+                let layer = |width: usize| Hidden { values: &v.hidden[..width * frames], width };
+                let inner: Vec<Hidden> = identity.layers.iter().map(|l| layer(l.width as usize)).collect();
+                let hidden = layer(width);
+                let raw = Raw { hidden, inner: &inner, logits: &v.logits, frames, padded: frames, labels };
                 encode(v.key.clone(), raw, Extras { temperature: identity.temperature, nbest: None }).unwrap()
             })
             .collect();
@@ -61,6 +67,7 @@ fn what_was_written_is_read_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let mut identity = example(40);
     identity.temperature = Some(3.0);
+    identity.layers = vec![InnerLayer { layer: 0, width: 24 }, InnerLayer { layer: 7, width: 9 }];
     let values = write_cache(dir.path(), &identity, 2);
     let cache = Cache::open(dir.path()).unwrap();
     assert_eq!((cache.identity(), cache.entries().len()), (&identity, 6));
@@ -75,21 +82,35 @@ fn what_was_written_is_read_by_name() {
             (expected.key.frames, 320, u8::try_from(index).unwrap())
         );
         assert_eq!((entry.shard as usize, entry.row as usize), (index / 3, index % 3));
-        cache.hidden(index, &mut out).unwrap();
+        cache.hidden(HiddenLayer::Last, index, &mut out).unwrap();
         assert_eq!(out.len(), frames * 40);
         for (at, value) in out.iter().enumerate() {
             let single = expected.hidden[at % 40 * frames + at / 40];
             assert_eq!(*value, half::f16::from_f32(single).to_f32());
         }
-        cache.frame_weight(index, &mut out).unwrap();
+        cache.frame_weight(HiddenLayer::Last, index, &mut out).unwrap();
         assert_eq!(out.len(), frames);
+        for (number, width) in [(0, 24), (7, 9)] {
+            let layer = HiddenLayer::Inner(number);
+            cache.hidden(layer, index, &mut out).unwrap();
+            assert_eq!(out.len(), frames * width);
+            for (at, value) in out.iter().enumerate() {
+                let single = expected.hidden[at % width * frames + at / width];
+                assert_eq!(*value, half::f16::from_f32(single).to_f32());
+            }
+            cache.frame_weight(layer, index, &mut out).unwrap();
+            let first: f64 = (0..width).map(|d| f64::from(expected.hidden[d * frames])).sum();
+            assert!((f64::from(out[0]) - 1.0 / (1.0 + (-first / width as f64).exp())).abs() < 1e-7);
+        }
+        let missing = cache.hidden(HiddenLayer::Inner(1), index, &mut out).unwrap_err().to_string();
+        assert!(missing.contains("hidden_1"), "{missing}");
         cache.log_posterior(index, &mut out).unwrap();
         for frame in out.chunks_exact(29) {
             let sum: f32 = frame.iter().map(|l| l.exp()).sum();
             assert!((sum - 1.0).abs() < 2e-3, "{sum}");
         }
     }
-    assert!(cache.hidden(6, &mut out).unwrap_err().to_string().contains("6 utterances"));
+    assert!(cache.hidden(HiddenLayer::Last, 6, &mut out).unwrap_err().to_string().contains("6 utterances"));
     assert!(cache.hidden_bytes_per_frame().unwrap() > 30.0);
 }
 
@@ -98,9 +119,9 @@ fn read_all(dir: &Path) -> Result<Vec<f32>, Error> {
     let cache = Cache::open(dir)?;
     let (mut out, mut all) = (Vec::new(), Vec::new());
     for index in 0..cache.entries().len() {
-        cache.hidden(index, &mut out)?;
+        cache.hidden(HiddenLayer::Last, index, &mut out)?;
         all.extend_from_slice(&out);
-        cache.frame_weight(index, &mut out)?;
+        cache.frame_weight(HiddenLayer::Last, index, &mut out)?;
         all.extend_from_slice(&out);
         cache.log_posterior(index, &mut out)?;
         all.extend_from_slice(&out);

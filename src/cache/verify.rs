@@ -4,14 +4,15 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::identity::{IDENTITY, Identity};
+use super::column::Column;
+use super::identity::{IDENTITY, Identity, InnerLayer};
 use super::manifest::{MANIFEST, Manifest, ShardEntry};
 use super::rows::Rows;
-use super::schema::POSTERIOR;
 use super::weights::{FrameWeight, frame_weights};
 use super::{Cache, codec};
 use crate::error::{Error, Result};
 use crate::features::Frontend;
+use crate::models::HiddenLayer;
 use crate::shard::Problem;
 
 /// A cache in numbers.
@@ -50,7 +51,10 @@ pub struct Description {
     pub seconds: f64,
     /// The hidden states.
     pub hidden: Hidden,
-    /// The frame weights.
+    /// The outputs of inner layers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<InnerHidden>,
+    /// The frame weights of the last layer.
     pub frame_weight: FrameWeight,
     /// Compressed bytes of the posteriors over output frames.
     pub posterior_bytes_per_frame: f64,
@@ -71,6 +75,17 @@ pub struct Hidden {
     pub bytes_per_frame: f64,
 }
 
+/// The columns of one inner layer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct InnerHidden {
+    /// Its number K.
+    pub layer: u32,
+    /// Channels.
+    pub width: u32,
+    /// Compressed bytes of `hidden_K` in the Parquet metadata over output frames.
+    pub bytes_per_frame: f64,
+}
+
 /// Describes a complete cache; of the payloads, only the frame weights are read.
 ///
 /// # Errors
@@ -79,6 +94,11 @@ pub fn describe(dir: &Path) -> Result<Description> {
     let cache = Cache::open(dir)?;
     let (identity, manifest) = (cache.identity(), cache.manifest());
     let frames = manifest.frames.max(1) as f64;
+    let inner = |inner: &InnerLayer| -> Result<InnerHidden> {
+        let &InnerLayer { layer, width } = inner;
+        let bytes = cache.compressed_bytes(Column::Hidden(HiddenLayer::Inner(layer)))?;
+        Ok(InnerHidden { layer, width, bytes_per_frame: bytes as f64 / frames })
+    };
     Ok(Description {
         kind: "cache",
         version: identity.version,
@@ -100,8 +120,9 @@ pub fn describe(dir: &Path) -> Result<Description> {
             width: identity.hidden_width,
             bytes_per_frame: cache.hidden_bytes_per_frame()?,
         },
+        layers: identity.layers.iter().map(inner).collect::<Result<_>>()?,
         frame_weight: frame_weights(&cache)?,
-        posterior_bytes_per_frame: cache.compressed_bytes(POSTERIOR)? as f64 / frames,
+        posterior_bytes_per_frame: cache.compressed_bytes(Column::Posterior)? as f64 / frames,
         shards: manifest.shards.len(),
         bytes: manifest.shards.iter().map(|s| s.bytes).sum(),
     })
@@ -172,12 +193,12 @@ fn verify_rows(
     };
     let mut scratch = Vec::new();
     for (row, key) in rows.keys().iter().enumerate() {
-        for column in rows.columns() {
+        for &column in rows.columns() {
             if let Err(e) = rows.check(column, row, &mut scratch) {
                 problems.push(Problem {
                     path: path.clone(),
                     utterance: Some(key.utterance.clone()),
-                    column: Some((*column).to_owned()),
+                    column: Some(column.to_string()),
                     detail: words(&e),
                 });
             }
@@ -231,7 +252,7 @@ mod tests {
         let mut weights = Vec::new();
         for index in 0..cache.entries().len() {
             let mut one = Vec::new();
-            cache.frame_weight(index, &mut one).unwrap();
+            cache.frame_weight(HiddenLayer::Last, index, &mut one).unwrap();
             weights.extend(one);
         }
         weights.sort_by(f32::total_cmp);

@@ -1,9 +1,10 @@
-//! How far the frame weights of a cache vary, and so whether weighting frames can matter.
+//! How far the frame weights of a cache's last layer vary, and so whether weighting frames can matter.
 
 use serde::Serialize;
 
 use super::Cache;
 use crate::error::Result;
+use crate::models::HiddenLayer;
 
 /// Most values that quantiles are taken of; of more frames, evenly spaced ones.
 const SAMPLE: u64 = 1 << 22;
@@ -39,7 +40,7 @@ pub fn frame_weights(cache: &Cache) -> Result<FrameWeight> {
     let (mut weights, mut sample) = (Vec::new(), Vec::new());
     let (mut least, mut most) = (f32::INFINITY, f32::NEG_INFINITY);
     for index in 0..cache.entries().len() {
-        cache.frame_weight(index, &mut weights)?;
+        cache.frame_weight(HiddenLayer::Last, index, &mut weights)?;
         for &weight in &weights {
             sum += f64::from(weight);
             squares += f64::from(weight).powi(2);

@@ -6,6 +6,7 @@ use super::Context;
 use super::search::SearchArgs;
 use crate::cache::{self, Options, Summary};
 use crate::device::{DeviceChoice, Precision};
+use crate::models::HiddenLayer;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -47,6 +48,10 @@ pub struct Args {
     /// temperature is served from the posterior)
     #[arg(long, value_name = "T", value_parser = positive)]
     temperature: Option<f64>,
+    /// Add the outputs of inner layers with their frame weights, for RKD over pairs of layers: numbers K of `blocks.K`
+    /// or `layers.K` as `tutornet inspect MODEL` lists them; the last layer is always there
+    #[arg(long, value_name = "K,K", value_delimiter = ',')]
+    layers: Vec<HiddenLayer>,
     /// Add a column with the teacher's N best texts, for sequence-level distillation; how they are found, the
     /// options of the beam search say
     #[arg(long, value_name = "N", value_parser = super::prep::at_least_one)]
@@ -92,6 +97,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         workers: args.workers.unwrap_or(cores.div_ceil(2)),
         batch_seconds: args.batch_seconds,
         temperature: args.temperature,
+        layers: args.layers,
         nbest,
     };
     let summary = if args.bare {

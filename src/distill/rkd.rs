@@ -3,8 +3,8 @@
 //! L_RKD = sum over valid t of || m[t] (w_tea[t] - c(w_stu)[t]) ||^2, mean over utterances,
 //! m[t] = sigmoid(mean over d of w_tea[t, d])
 //!
-//! c is a convolution from the student's hidden width to the teacher's, trained with the student
-//! and dropped afterwards.
+//! Over several pairs of layers the losses add up, each pair with its own c and m. c is a convolution from
+//! the student's hidden width to the teacher's, trained with the student and dropped afterwards.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};

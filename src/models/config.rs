@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::deepspeech2::DeepSpeech2Config;
 use super::jasper::{JasperConfig, StridePadding};
+use super::layer::HiddenLayer;
 use super::norm::NormConfig;
 use crate::error::{Error, Result};
 use crate::features::Frontend;
@@ -96,6 +97,35 @@ impl ModelConfig {
             Architecture::Jasper(jasper) => jasper.hidden_width(),
             Architecture::DeepSpeech2(network) => network.hidden,
         }
+    }
+
+    /// Width of the output of `layer`, which has as many frames as the logits.
+    ///
+    /// # Errors
+    /// When there is no such layer, or a later one still drops frames.
+    pub fn layer_width(&self, layer: HiddenLayer) -> Result<usize> {
+        let HiddenLayer::Inner(number) = layer else { return Ok(self.hidden_width()) };
+        let (name, widths) = match &self.architecture {
+            Architecture::Jasper(jasper) => ("blocks", jasper.inner_widths()),
+            Architecture::DeepSpeech2(network) => ("layers", network.inner_widths()),
+        };
+        let width = widths.get(number as usize).copied().flatten();
+        width.ok_or_else(|| {
+            let known = widths.iter().enumerate().filter(|(_, width)| width.is_some());
+            let known: Vec<String> = known.map(|(number, _)| number.to_string()).collect();
+            Error::mismatch(
+                format!("layer of {}", self.name),
+                match known.as_slice() {
+                    [] => "last".to_owned(),
+                    [one] => format!("last or {one}"),
+                    [first, .., end] => format!("last or {first} to {end}"),
+                },
+                number.to_string(),
+                format!(
+                    "K is that of {name}.K in `tutornet inspect`, before the last and behind every stride"
+                ),
+            )
+        })
     }
 
     /// Output frames of `frames` feature frames.

@@ -11,6 +11,7 @@ mod directory;
 pub mod foreign;
 mod initial;
 pub mod jasper;
+mod layer;
 pub mod norm;
 pub mod padding;
 pub mod parameters;
@@ -20,6 +21,7 @@ mod weights;
 
 pub use config::{Architecture, ModelConfig, Provenance};
 pub use directory::{MODEL_FILE, WEIGHTS_FILE, identity};
+pub use layer::HiddenLayer;
 pub use norm::{BatchNormMode, BatchStatistics};
 pub use summary::{LayerSummary, Summary, describe};
 
@@ -39,6 +41,8 @@ pub struct Output {
     /// Scores before the softmax, [batch, frames, labels]. Beyond an utterance's frames the values
     /// mean nothing.
     pub logits: Tensor<3>,
+    /// Outputs of the layers that were asked for, each [batch, its width, frames].
+    pub layers: Vec<Tensor<3>>,
     /// Valid output frames of each utterance.
     pub frames: Vec<usize>,
 }
@@ -166,10 +170,24 @@ impl Model {
     /// # Panics
     /// When `frames` does not have one entry an utterance, or one beyond the tensor's end.
     pub fn forward(&self, features: Tensor<3>, frames: &[usize], mode: Mode<'_>) -> Output {
+        self.forward_with(features, frames, mode, &[])
+    }
+
+    /// [`Model::forward`], which also returns the outputs of `layers`.
+    ///
+    /// # Panics
+    /// As there; and when `layers` names one that [`ModelConfig::layer_width`] does not know.
+    pub fn forward_with(
+        &self,
+        features: Tensor<3>,
+        frames: &[usize],
+        mode: Mode<'_>,
+        layers: &[HiddenLayer],
+    ) -> Output {
         let features = if is_cpu(&features.device()) { features.cast(DType::F32) } else { features };
         match &self.network {
-            Network::Jasper(jasper) => jasper.forward(features, frames, mode),
-            Network::DeepSpeech2(network) => network.forward(features, frames, mode),
+            Network::Jasper(jasper) => jasper.forward(features, frames, mode, layers),
+            Network::DeepSpeech2(network) => network.forward(features, frames, mode, layers),
         }
     }
 

@@ -62,7 +62,7 @@ impl ShardWriter {
     pub fn create(
         path: &Path,
         schema: SchemaRef,
-        payload: &[&str],
+        payload: &[impl AsRef<str>],
         metadata: &[(String, String)],
     ) -> Result<Self> {
         let level = ZstdLevel::try_new(ZSTD_LEVEL).map_err(|e| shard_error(path, &e))?;
@@ -79,7 +79,8 @@ impl ShardWriter {
                 metadata.iter().map(|(k, v)| KeyValue::new(k.clone(), v.clone())).collect(),
             ));
         for column in payload {
-            properties = properties.set_column_data_page_row_count_limit(ColumnPath::from(*column), 1);
+            properties =
+                properties.set_column_data_page_row_count_limit(ColumnPath::from(column.as_ref()), 1);
         }
         let sink = Hashing { pending: Pending::create(path)?, hasher: blake3::Hasher::new(), bytes: 0 };
         let writer = ArrowWriter::try_new(sink, schema, Some(properties.build()))

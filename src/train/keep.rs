@@ -7,6 +7,11 @@ use super::run::{Outcome, Trainer};
 use crate::error::Result;
 use crate::models::parameters;
 
+/// Name of the bridge of pair `index` in checkpoints and for the optimiser.
+pub(super) fn bridge_name(index: usize) -> String {
+    if index == 0 { "bridge".to_owned() } else { format!("bridge-{}", index + 1) }
+}
+
 impl Trainer<'_> {
     /// Saves everything that the run needs to go on.
     pub(super) fn checkpoint(&mut self) -> Result<()> {
@@ -22,8 +27,8 @@ impl Trainer<'_> {
         let mut state = State { position: self.position.clone(), optimizer_updates, ..State::default() };
         state.put("model", parameters::export(&self.model.network)?);
         state.put("optimizer", moments);
-        if let Some(bridge) = &self.bridge {
-            state.put("bridge", parameters::export(bridge)?);
+        for (index, bridge) in self.bridges.iter().enumerate() {
+            state.put(&bridge_name(index), parameters::export(bridge)?);
         }
         if let Some(best) = &self.best {
             state.put("best", best.clone());
@@ -37,8 +42,8 @@ impl Trainer<'_> {
         self.position = state.position.clone();
         self.begin_stage();
         self.model.network = parameters::import(self.model.network.clone(), state.take("model"))?;
-        if let Some(bridge) = self.bridge.take() {
-            self.bridge = Some(parameters::import(bridge, state.take("bridge"))?);
+        for (index, bridge) in std::mem::take(&mut self.bridges).into_iter().enumerate() {
+            self.bridges.push(parameters::import(bridge, state.take(&bridge_name(index)))?);
         }
         let best = state.take("best");
         self.best = (!best.is_empty()).then_some(best);

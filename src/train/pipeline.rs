@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::copies::SpeedCopies;
-use super::objective::Objective;
+use super::objective::{Objective, Target};
 use super::recipe::Optimizer;
 use crate::device::Precision;
 use crate::features::SpecAugment;
-use crate::models::BatchNormMode;
 use crate::models::jasper::StridePadding;
+use crate::models::{BatchNormMode, HiddenLayer};
 
 /// One experiment: a student, its data, and the stages that train it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -146,10 +146,13 @@ pub struct Stage {
     /// Several teachers whose softmax outputs are averaged; in place of `teacher`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fuse: Vec<Fused>,
+    /// rkd: pairs of layers, the student's and the teacher's (default: the last of both).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pairs: Option<Vec<(HiddenLayer, HiddenLayer)>>,
     /// rkd: whether frames are weighted by the teacher's mask (default true).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frame_weighting: Option<bool>,
-    /// rkd: kernel width of the bridge from the student's to the teacher's hidden width (default 1).
+    /// rkd: kernel width of the bridges from the student's to the teacher's width (default 1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridge_kernel: Option<usize>,
     /// Weight of the teacher's term beside CTC ([`Objective::default_lambda`]).
@@ -178,7 +181,16 @@ impl Stage {
         self.frame_weighting.unwrap_or(true)
     }
 
-    /// Kernel width of the RKD bridge.
+    /// Pairs of layers of an rkd stage, the student's and the teacher's; none for other objectives.
+    pub fn pairs(&self) -> Vec<(HiddenLayer, HiddenLayer)> {
+        match (&self.pairs, self.objective.target()) {
+            (_, Target::None | Target::Posterior | Target::Nbest) => Vec::new(),
+            (Some(pairs), Target::Hidden) => pairs.clone(),
+            (None, Target::Hidden) => vec![(HiddenLayer::Last, HiddenLayer::Last)],
+        }
+    }
+
+    /// Kernel width of the RKD bridges.
     pub fn bridge_kernel(&self) -> usize {
         self.bridge_kernel.unwrap_or(1)
     }

@@ -9,7 +9,7 @@ use super::targets::{Place, TeacherSet};
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::kernels::ctc_possible;
-use crate::models::Model;
+use crate::models::{HiddenLayer, Model};
 
 /// Feature frames a second.
 pub const FRAME_RATE: f64 = 100.0;
@@ -57,6 +57,21 @@ pub struct PreparedStage {
     pub examples: Vec<usize>,
     /// Which of `examples` are copies of one utterance.
     pub copies: Copies,
+    /// Of an rkd stage.
+    pub pairs: Vec<Pair>,
+}
+
+/// Two layers, of which the teacher's is what the student's shall become under a bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pair {
+    /// The student's layer.
+    pub student: HiddenLayer,
+    /// Its channels.
+    pub student_width: usize,
+    /// The teacher's layer.
+    pub teacher: HiddenLayer,
+    /// Its channels.
+    pub teacher_width: usize,
 }
 
 /// One teacher of a stage.
@@ -161,6 +176,14 @@ impl Prepared {
             }
             teachers.push(PreparedTeacher { set, weight, places: places.into_iter().flatten().collect() });
         }
+        let mut pairs = Vec::new();
+        for (student, of_teacher) in stage.pairs() {
+            let student_width = model.config.layer_width(student)?;
+            for teacher in &teachers {
+                let teacher_width = teacher.set.width_of(of_teacher)?;
+                pairs.push(Pair { student, student_width, teacher: of_teacher, teacher_width });
+            }
+        }
         let mut examples = Vec::new();
         let (mut impossible, mut slack) = (0usize, 0usize);
         for (index, example) in self.examples.iter().enumerate() {
@@ -214,7 +237,7 @@ impl Prepared {
                 copies.originals()
             );
         }
-        Ok(PreparedStage { teachers, examples, copies })
+        Ok(PreparedStage { teachers, examples, copies, pairs })
     }
 }
 

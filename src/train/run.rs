@@ -10,21 +10,19 @@ use super::batches::{self, Budget};
 use super::checkpoint::{Best, Position};
 use super::directory::{RunDirectory, Start};
 use super::inputs::Inputs;
-use super::metrics::{Event, Metrics};
-use super::objective::Objective;
-use super::optimizer::{NamedGradients, Optimizer};
+use super::metrics::Metrics;
+use super::optimizer::Optimizer;
 use super::pipeline::{Pipeline, Stage};
 use super::prepare::{FRAME_RATE, Prepared};
 use super::profile::{Part, Profile};
-use super::step::{Losses, Place, forward_backward};
 use super::stream::{Assembler, Batch, Stream};
 use super::student;
 use super::times::Stretch;
 use crate::device::DeviceChoice;
 use crate::distill::Bridge;
-use crate::error::{Error, Result};
-use crate::models::parameters::{self, HostTensor};
-use crate::models::{BatchStatistics, Model, TrainState};
+use crate::error::Result;
+use crate::models::Model;
+use crate::models::parameters::HostTensor;
 use crate::progress::{self, Progress};
 use crate::random::Random;
 use crate::signal::Stop;
@@ -82,7 +80,7 @@ pub fn run(pipeline: &Pipeline, options: &Options, stop: &Stop) -> Result<Outcom
         directory: &directory,
         device,
         model,
-        bridge: None,
+        bridges: Vec::new(),
         optimizer: Optimizer::new(&pipeline.optimizer),
         position: Position::default(),
         best: None,
@@ -115,7 +113,8 @@ pub(super) struct Trainer<'a> {
     pub(super) directory: &'a RunDirectory,
     pub(super) device: Device,
     pub(super) model: Model,
-    pub(super) bridge: Option<Bridge>,
+    /// One for each pair of layers of the stage.
+    pub(super) bridges: Vec<Bridge>,
     pub(super) optimizer: Optimizer,
     pub(super) position: Position,
     /// Weights of the best evaluation, on the host.
@@ -144,24 +143,23 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// A fresh optimiser, and a bridge where the stage needs one.
+    /// A fresh optimiser, and the bridges that the stage needs.
     pub(super) fn begin_stage(&mut self) {
         let number = self.position.stage;
-        let Some(stage) = self.pipeline.stage.get(number) else {
-            self.bridge = None;
-            return;
-        };
+        self.bridges.clear();
+        let Some(stage) = self.pipeline.stage.get(number) else { return };
         self.optimizer = Optimizer::new(stage.optimizer.as_ref().unwrap_or(&self.pipeline.optimizer));
-        self.bridge = match (self.prepared.stages[number].teachers.first(), stage.objective) {
-            (Some(teacher), Objective::Rkd) => Some(Bridge::new(
-                self.model.hidden_width(),
-                teacher.set.hidden_width(),
+        for (index, pair) in self.prepared.stages[number].pairs.iter().enumerate() {
+            let place: Vec<u64> =
+                [number as u64].into_iter().chain((index > 0).then_some(index as u64)).collect();
+            self.bridges.push(Bridge::new(
+                pair.student_width,
+                pair.teacher_width,
                 stage.bridge_kernel(),
-                Random::new(self.pipeline.seed, "bridge", &[number as u64]).below(usize::MAX) as u64,
+                Random::new(self.pipeline.seed, "bridge", &place).below(usize::MAX) as u64,
                 &self.device,
-            )),
-            _ => None,
-        };
+            ));
+        }
     }
 
     /// All epochs of the stage that the position is in.
@@ -247,136 +245,7 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// One optimiser step over a group of batches; a step with a number that is not finite leaves
-    /// no trace but its count.
-    fn update(&mut self, stage: &Stage, group: Vec<Batch>, total: u64) -> Result<Losses> {
-        let position = self.position.clone();
-        let settings = self.settings(stage).clone();
-        let rate = settings.schedule.at(settings.learning_rate, position.stage_update, total);
-        let mut gradients = NamedGradients::default();
-        let mut statistics: Vec<Vec<BatchStatistics>> = Vec::new();
-        let mut losses = Vec::new();
-        let names: Vec<String> = group.iter().flat_map(|b| b.utterances.clone()).collect();
-        for (part, batch) in group.into_iter().enumerate() {
-            if batch.utterances.is_empty() {
-                continue; // every utterance was damaged, and skip_corrupt is on
-            }
-            let place = [position.stage as u64, position.stage_update, part as u64];
-            let dropout = Random::new(self.pipeline.seed, "dropout", &place);
-            let mut state = TrainState::new(self.model.config.norm().statistics, dropout);
-            let place = Place { settings: stage, device: &self.device, profile: &self.profile };
-            let (loss, graph) =
-                forward_backward(&self.model, self.bridge.as_ref(), batch, &mut state, place)?;
-            losses.push(loss);
-            statistics.push(state.statistics);
-            if let Some(graph) = graph {
-                let (profile, device) = (self.profile.clone(), self.device.clone());
-                profile.time(Part::Optimizer, &device, || self.collect(&mut gradients, &graph));
-            }
-        }
-        let loss = Losses::mean(&losses);
-        let (profile, device) = (self.profile.clone(), self.device.clone());
-        let (norm, accepted) = profile.time(Part::Optimizer, &device, || {
-            gradients.average();
-            self.regularise(&mut gradients, settings.l2);
-            let norm = gradients.norm();
-            let accepted = loss.total.is_finite() && norm.is_finite();
-            if accepted {
-                gradients.clip(norm, settings.gradient_clip);
-                self.apply(gradients, rate);
-                for statistics in statistics {
-                    self.model.apply_statistics(statistics, self.model.config.momentum())?;
-                }
-            }
-            Ok::<_, Error>((norm, accepted))
-        })?;
-        self.count(stage, &loss, norm, rate, accepted, &names)?;
-        Ok(loss)
-    }
-
-    fn collect(&mut self, gradients: &mut NamedGradients, graph: &burn::tensor::Gradients) {
-        let network = self.model.network.clone();
-        parameters::map(network, &mut gradients.collector(graph, ""));
-        if let Some(bridge) = self.bridge.clone() {
-            parameters::map(bridge, &mut gradients.collector(graph, "bridge."));
-        }
-        gradients.batch_done();
-    }
-
-    /// The L2 term of the network; the bridge, which no recipe has, carries none.
-    fn regularise(&self, gradients: &mut NamedGradients, l2: f64) {
-        if l2 > 0.0 {
-            let network = &self.model.network;
-            parameters::map(
-                network.clone(),
-                &mut gradients.regulariser(l2, |name| network.regularised(name)),
-            );
-        }
-    }
-
-    fn apply(&mut self, mut gradients: NamedGradients, rate: f64) {
-        self.optimizer.begin_step();
-        let network = self.model.network.clone();
-        self.model.network = parameters::map(network, &mut self.optimizer.stepper(&mut gradients, rate, ""));
-        if let Some(bridge) = self.bridge.take() {
-            self.bridge =
-                Some(parameters::map(bridge, &mut self.optimizer.stepper(&mut gradients, rate, "bridge.")));
-        }
-    }
-
-    /// Moves the position by one update, logs it, and stops a run that only meets non-finite numbers.
-    fn count(
-        &mut self,
-        stage: &Stage,
-        loss: &Losses,
-        norm: f64,
-        rate: f64,
-        accepted: bool,
-        names: &[String],
-    ) -> Result<()> {
-        let position = &mut self.position;
-        position.update += 1;
-        position.stage_update += 1;
-        if accepted {
-            position.rejected_in_a_row = 0;
-            position.epoch_loss = (position.epoch_loss.0 + loss.total, position.epoch_loss.1 + 1);
-        } else {
-            position.rejected += 1;
-            position.rejected_in_a_row += 1;
-        }
-        let (profile, device) = (self.profile.clone(), self.device.clone());
-        let event = Event::Step {
-            stage: position.stage,
-            objective: stage.objective.to_string(),
-            update: position.update,
-            epoch: position.epoch + 1,
-            loss: loss.total,
-            parts: loss.parts.iter().copied().collect(),
-            gradient_norm: norm,
-            learning_rate: rate,
-            rejected: !accepted,
-        };
-        profile.time(Part::Log, &device, || self.metrics.write(&event))?;
-        if accepted {
-            return Ok(());
-        }
-        tracing::warn!("update {} rejected: loss {}, gradient norm {norm}", position.update, loss.total);
-        let limit = self.pipeline.checkpoint.max_rejected;
-        if position.rejected_in_a_row < limit {
-            return Ok(());
-        }
-        Err(Error::NonFinite(format!(
-            "stage {} ({}): loss or gradient not finite in {limit} updates in a row, the last at update {} with utterances {}; \
-             start again into another --out with a lower optimizer.learning_rate or with optimizer.gradient_clip (the checkpoints in {} are whole, from before)",
-            position.stage,
-            stage.objective,
-            position.update,
-            names.join(" "),
-            self.directory.checkpoints().display()
-        )))
-    }
-
-    fn settings<'s>(&'s self, stage: &'s Stage) -> &'s super::recipe::Optimizer {
+    pub(super) fn settings<'s>(&'s self, stage: &'s Stage) -> &'s super::recipe::Optimizer {
         stage.optimizer.as_ref().unwrap_or(&self.pipeline.optimizer)
     }
 

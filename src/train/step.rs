@@ -5,10 +5,10 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use super::objective::Objective;
 use super::pipeline::Stage;
 use super::profile::{Part, Profile};
-use super::stream::Batch;
+use super::stream::{Batch, HiddenTarget};
 use crate::distill::{Bridge, ctc_loss, guided_loss, kd_loss, rkd_loss, sequence_loss, skd_loss};
 use crate::error::{Error, Result};
-use crate::models::{Mode, Model, TrainState};
+use crate::models::{HiddenLayer, Mode, Model, TrainState};
 
 /// The loss of a batch and its parts, means over the batch's utterances.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -40,6 +40,8 @@ impl Losses {
 pub struct Place<'a> {
     /// The stage.
     pub settings: &'a Stage,
+    /// The student's layer of every pair of an rkd stage.
+    pub layers: &'a [HiddenLayer],
     /// Of the student.
     pub device: &'a Device,
     /// The clock.
@@ -52,19 +54,19 @@ pub struct Place<'a> {
 /// When the student's output does not have the frames that the batch was padded for.
 pub fn forward_backward(
     model: &Model,
-    bridge: Option<&Bridge>,
+    bridges: &[Bridge],
     batch: Batch,
     state: &mut TrainState,
     place: Place<'_>,
 ) -> Result<(Losses, Option<Gradients>)> {
-    let Place { settings, device, profile } = place;
+    let Place { settings, layers, device, profile } = place;
     let rows = batch.frames.len();
     let tensor =
         |values: Vec<f32>, shape: [usize; 3]| Tensor::<3>::from_data(TensorData::new(values, shape), device);
     let bins = batch.features.len() / (rows * batch.padded_frames).max(1);
     let output = profile.time(Part::Forward, device, || {
         let features = tensor(batch.features, [rows, bins, batch.padded_frames]);
-        model.forward(features, &batch.frames, Mode::Train(state))
+        model.forward_with(features, &batch.frames, Mode::Train(state), layers)
     });
     let [_, padded, labels] = output.logits.dims();
     if padded != batch.padded_targets {
@@ -88,28 +90,29 @@ pub fn forward_backward(
         };
         let posterior = |values: Vec<f32>| tensor(values, [rows, padded, labels]);
         let (tau, logits) = (settings.temperature(), output.logits.clone());
-        let term = match (objective, bridge) {
-            (Objective::Rkd, Some(bridge)) => {
-                let width = batch.hidden.len() / (rows * padded).max(1);
-                let target = tensor(batch.hidden, [rows, width, padded]);
-                let weight = tensor(batch.weight, [rows, 1, padded]);
-                Some(rkd_loss(bridge.forward(output.hidden), target, weight))
+        let term = match objective {
+            Objective::Rkd => {
+                let pairs = bridges.iter().zip(output.layers).zip(batch.hidden);
+                let pairs = pairs.map(|((bridge, hidden), HiddenTarget { values, weight })| {
+                    let width = values.len() / (rows * padded).max(1);
+                    let target = tensor(values, [rows, width, padded]);
+                    rkd_loss(bridge.forward(hidden), target, tensor(weight, [rows, 1, padded]))
+                });
+                let sum = pairs.reduce(|sum, loss| sum + loss);
+                Some(sum.ok_or_else(|| Error::invalid("an rkd stage has no bridge"))?)
             }
-            (Objective::Rkd, None) => return Err(Error::invalid("an rkd stage has no bridge")),
-            (Objective::Ctc, _) => None,
-            (Objective::CtcSkd, _) => {
+            Objective::Ctc => None,
+            Objective::CtcSkd => {
                 let valid = frame_masked(&batch.target_frames);
                 Some(skd_loss(logits, posterior(batch.posterior), valid, tau))
             }
-            (Objective::Kd | Objective::CtcKd, _) => {
+            Objective::Kd | Objective::CtcKd => {
                 let valid = frame_masked(&batch.target_frames);
                 Some(kd_loss(logits, posterior(batch.posterior), valid, tau))
             }
             // Padding has no mark.
-            (Objective::CtcGuided, _) => Some(guided_loss(logits, posterior(batch.posterior))),
-            (Objective::CtcSequence, _) => {
-                Some(sequence_loss(logits, &batch.target_frames, &batch.nbest, blank))
-            }
+            Objective::CtcGuided => Some(guided_loss(logits, posterior(batch.posterior))),
+            Objective::CtcSequence => Some(sequence_loss(logits, &batch.target_frames, &batch.nbest, blank)),
         };
         let ctc = objective.needs_text().then(|| ctc(output.logits));
         let lambda = settings.lambda();

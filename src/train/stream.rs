@@ -13,6 +13,7 @@ use super::objective::{Objective, Target};
 use super::pipeline::{Data, Stage};
 use super::prepare::{Prepared, PreparedStage, PreparedTeacher};
 use super::profile::{Part, Profile};
+use super::targets::{Place, TeacherSet};
 use crate::distill::guide;
 use crate::error::{Error, Result};
 use crate::features::transpose;
@@ -41,16 +42,23 @@ pub struct Batch {
     pub padded_targets: usize,
     /// Transcripts as logit indices; empty for objectives that do not read them.
     pub text: Vec<Vec<u32>>,
-    /// rkd: [B, teacher width, U]
-    pub hidden: Vec<f32>,
-    /// rkd: [B, U], the frame weight (or 1) on valid frames, 0 on padding.
-    pub weight: Vec<f32>,
+    /// rkd: the teacher's layer of every pair.
+    pub hidden: Vec<HiddenTarget>,
     /// Objectives on the posterior: [B, U, labels], the teacher's softmax; ctc+guided: its mask.
     pub posterior: Vec<f32>,
     /// ctc+sequence: the teacher's best texts as logit indices, with their weights.
     pub nbest: Vec<Vec<(Vec<u32>, f64)>>,
     /// Utterances left out because their bytes are damaged.
     pub corrupt: Vec<String>,
+}
+
+/// The teacher's hidden states at one layer.
+#[derive(Debug, Clone, Default)]
+pub struct HiddenTarget {
+    /// [B, teacher width, U]
+    pub values: Vec<f32>,
+    /// [B, U], the frame weight (or 1) on valid frames, 0 on padding.
+    pub weight: Vec<f32>,
 }
 
 /// What a worker needs to assemble the batches of one epoch.
@@ -144,14 +152,7 @@ impl Assembler<'_> {
             row.target_frames = place.frames;
             match self.settings.objective.target() {
                 Target::None => {}
-                Target::Hidden => {
-                    set.hidden(place, &mut row.hidden)?;
-                    if self.settings.frame_weighting() {
-                        set.frame_weight(place, &mut row.weight)?;
-                    } else {
-                        row.weight = vec![1.0; place.frames];
-                    }
-                }
+                Target::Hidden => row.hidden = self.hidden(set, place)?,
                 Target::Posterior => {
                     let out = if number == 0 { &mut row.posterior } else { &mut other };
                     set.posterior(place, self.settings.temperature(), out)?;
@@ -167,25 +168,44 @@ impl Assembler<'_> {
         Ok((row, features))
     }
 
+    /// What every pair wants of the teacher, [frames, width]; a layer of several pairs is read once.
+    fn hidden(&self, set: &TeacherSet, place: Place) -> Result<Vec<HiddenTarget>> {
+        let pairs = &self.stage.pairs;
+        let mut all: Vec<HiddenTarget> = Vec::with_capacity(pairs.len());
+        for (number, pair) in pairs.iter().enumerate() {
+            if let Some(same) = pairs[..number].iter().position(|other| other.teacher == pair.teacher) {
+                all.push(all[same].clone());
+                continue;
+            }
+            let mut target = HiddenTarget::default();
+            set.hidden(pair.teacher, place, &mut target.values)?;
+            if self.settings.frame_weighting() {
+                set.frame_weight(pair.teacher, place, &mut target.weight)?;
+            } else {
+                target.weight = vec![1.0; place.frames];
+            }
+            all.push(target);
+        }
+        Ok(all)
+    }
+
     fn targets(&self, rows: &[Row], batch: &mut Batch) {
         let padded = batch.padded_targets;
         let target = self.settings.objective.target();
-        if let (Target::Hidden, Some(teacher)) = (target, self.stage.teachers.first()) {
-            let width = teacher.set.hidden_width();
-            batch.hidden = vec![0.0; rows.len() * width * padded];
-            batch.weight = vec![0.0; rows.len() * padded];
+        for (number, pair) in self.stage.pairs.iter().enumerate() {
+            let size = pair.teacher_width * padded;
+            let mut all =
+                HiddenTarget { values: vec![0.0; rows.len() * size], weight: vec![0.0; rows.len() * padded] };
             for (b, row) in rows.iter().enumerate() {
-                let used = &row.hidden[..row.target_frames * width];
-                transpose(
-                    used,
-                    width,
-                    &mut batch.hidden[b * width * padded..(b + 1) * width * padded],
-                    padded,
-                );
-                batch.weight[b * padded..][..row.target_frames]
-                    .copy_from_slice(&row.weight[..row.target_frames]);
+                let Some(own) = row.hidden.get(number) else { continue };
+                let used = &own.values[..row.target_frames * pair.teacher_width];
+                transpose(used, pair.teacher_width, &mut all.values[b * size..(b + 1) * size], padded);
+                all.weight[b * padded..][..row.target_frames]
+                    .copy_from_slice(&own.weight[..row.target_frames]);
             }
-        } else if target == Target::Posterior {
+            batch.hidden.push(all);
+        }
+        if target == Target::Posterior {
             let labels = self.prepared.labels;
             batch.posterior = vec![0.0; rows.len() * padded * labels];
             for (b, row) in rows.iter().enumerate() {
@@ -203,8 +223,7 @@ struct Row {
     frames: usize,
     target_frames: usize,
     text: Vec<u32>,
-    hidden: Vec<f32>,
-    weight: Vec<f32>,
+    hidden: Vec<HiddenTarget>,
     posterior: Vec<f32>,
     nbest: Vec<(Vec<u32>, f64)>,
 }

@@ -10,6 +10,7 @@ use crate::distill::weights;
 use crate::error::{Error, Result};
 use crate::kernels::ctc_possible;
 use crate::labels::Labels;
+use crate::models::HiddenLayer;
 
 /// Most frames by which a teacher's and a student's output may differ in length.
 pub const FRAME_SLACK: usize = 1;
@@ -73,9 +74,25 @@ impl TeacherSet {
         Ok(Self { places, permutation: (!identity).then_some(map), labels: labels.clone(), caches })
     }
 
-    /// Width of the teacher's hidden states.
-    pub fn hidden_width(&self) -> usize {
-        self.caches.first().map_or(0, |c| c.identity().hidden_width as usize)
+    /// Width of the teacher's hidden states at a layer.
+    ///
+    /// # Errors
+    /// When a cache does not have the layer.
+    pub fn width_of(&self, layer: HiddenLayer) -> Result<usize> {
+        let mut width = None;
+        for cache in &self.caches {
+            let found = cache.identity().width_of(layer).ok_or_else(|| {
+                let layers = cache.identity().layers.iter().map(|inner| inner.layer.to_string());
+                Error::mismatch(
+                    format!("layers of cache {}", cache.dir().display()),
+                    format!("the teacher's layer {layer}"),
+                    layers.chain(["last".to_owned()]).collect::<Vec<_>>().join(", "),
+                    format!("make another with `tutornet cache --layers {layer}`, or take another layer in `pairs`"),
+                )
+            })?;
+            width = Some(found as usize);
+        }
+        width.ok_or_else(|| Error::invalid("expected at least one cache, found none"))
     }
 
     /// Teacher's name and hash, for the log.
@@ -112,20 +129,20 @@ impl TeacherSet {
         Ok(Some(Place { cache, entry, frames: teacher_frames.min(student_frames) }))
     }
 
-    /// Hidden states of an utterance, [frames, width].
+    /// Hidden states of an utterance at a layer, [frames, width].
     ///
     /// # Errors
     /// When the shard is damaged.
-    pub fn hidden(&self, place: Place, out: &mut Vec<f32>) -> Result<()> {
-        self.caches[place.cache].hidden(place.entry, out)
+    pub fn hidden(&self, layer: HiddenLayer, place: Place, out: &mut Vec<f32>) -> Result<()> {
+        self.caches[place.cache].hidden(layer, place.entry, out)
     }
 
-    /// Frame weights of an utterance, [frames].
+    /// Frame weights of an utterance at a layer, [frames].
     ///
     /// # Errors
     /// When the shard is damaged.
-    pub fn frame_weight(&self, place: Place, out: &mut Vec<f32>) -> Result<()> {
-        self.caches[place.cache].frame_weight(place.entry, out)
+    pub fn frame_weight(&self, layer: HiddenLayer, place: Place, out: &mut Vec<f32>) -> Result<()> {
+        self.caches[place.cache].frame_weight(layer, place.entry, out)
     }
 
     /// Refuses caches without the teacher's N best texts.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use burn::tensor::Device;
 use tutornet::cache::Cache;
 use tutornet::files;
-use tutornet::models::{Architecture, Model, ModelConfig, parameters, presets};
+use tutornet::models::{Architecture, HiddenLayer, Model, ModelConfig, parameters, presets};
 use tutornet::random::Random;
 
 use crate::harness::{contents, exits, fails, run, succeeds, tutornet};
@@ -158,7 +158,13 @@ fn batches_change_no_more_than_the_last_bits() {
     assert_eq!(alone.identity().temperature, Some(2.0));
     let (mut a, mut b) = (Vec::new(), Vec::new());
     for index in 0..together.entries().len() {
-        for read in [Cache::hidden, Cache::frame_weight, Cache::log_posterior] {
+        type Read = fn(&Cache, usize, &mut Vec<f32>) -> tutornet::error::Result<()>;
+        let all: [Read; 3] = [
+            |cache, index, out| cache.hidden(HiddenLayer::Last, index, out),
+            |cache, index, out| cache.frame_weight(HiddenLayer::Last, index, out),
+            Cache::log_posterior,
+        ];
+        for read in all {
             read(&together, index, &mut a).unwrap();
             read(&alone, index, &mut b).unwrap();
             assert!(!a.is_empty() && a.len() == b.len());
@@ -168,8 +174,8 @@ fn batches_change_no_more_than_the_last_bits() {
         }
     }
     // A frame weight is the sigmoid of the mean of the frame.
-    together.hidden(0, &mut a).unwrap();
-    together.frame_weight(0, &mut b).unwrap();
+    together.hidden(HiddenLayer::Last, 0, &mut a).unwrap();
+    together.frame_weight(HiddenLayer::Last, 0, &mut b).unwrap();
     for (frame, weight) in a.chunks_exact(128).zip(&b) {
         let mean = frame.iter().sum::<f32>() / 128.0;
         assert!((weight - 1.0 / (1.0 + (-mean).exp())).abs() < 1e-3);
@@ -267,7 +273,11 @@ fn bad_bytes_are_listed_and_only_those_shards_are_written_again() {
     payload(&dir.join("shard-00001.parquet"));
     payload(&dir.join("shard-00007.parquet"));
     exits(&mut verify(&dir), 1).prints(&["shard-00001", "shard-00007"]);
-    let error = Cache::open(&dir).unwrap().hidden(PER_SHARD, &mut Vec::new()).unwrap_err().to_string();
+    let error = Cache::open(&dir)
+        .unwrap()
+        .hidden(HiddenLayer::Last, PER_SHARD, &mut Vec::new())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("shard-00001") && error.contains("tutornet verify"), "{error}");
 }
 

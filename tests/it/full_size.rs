@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::SafeTensors;
 use tutornet::cache::Cache;
-use tutornet::models::{Mode, Model};
+use tutornet::models::{HiddenLayer, Mode, Model};
 
 use crate::golden::{close, host};
 use crate::harness::{not_run, tutornet};
@@ -105,7 +105,7 @@ fn jasper_dr_at_full_size_computes_what_pytorch_computed() {
             let output = model.forward(features.swap_dims(1, 2), &[frames], Mode::Evaluate);
             let logits = host(output.logits);
             let index = cache.find(&utterance.name).unwrap();
-            cache.hidden(index, &mut hidden).unwrap();
+            cache.hidden(HiddenLayer::Last, index, &mut hidden).unwrap();
             cache.log_posterior(index, &mut posterior).unwrap();
             let expected = log_softmax(&utterance.logits);
             let near = |what: &str, found: &[f32], expected: &[f32]| {

@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tutornet::cache::encode::{Extras, Raw, encode};
+use tutornet::cache::encode::{Extras, Hidden, Raw, encode};
 use tutornet::cache::identity::{CorpusIdentity, Teacher};
 use tutornet::cache::schema::{Key, write_shard};
 use tutornet::cache::{self, Cache, Identity, Manifest, ShardEntry};
@@ -16,6 +16,7 @@ use tutornet::corpus::Corpus;
 use tutornet::features::Frontend;
 use tutornet::files;
 use tutornet::labels::Labels;
+use tutornet::models::HiddenLayer;
 
 use crate::harness::contents;
 
@@ -74,8 +75,8 @@ fn write(dir: &Path) {
                     audio_hash: utterance.audio_hash,
                     frames,
                 };
-                let raw =
-                    Raw { hidden: &hidden, logits: &logits, frames: valid, padded, width: WIDTH, labels };
+                let hidden = Hidden { values: &hidden, width: WIDTH };
+                let raw = Raw { hidden, inner: &[], logits: &logits, frames: valid, padded, labels };
                 encode(key, raw, Extras { temperature: identity.temperature, nbest: None }).unwrap()
             })
             .collect();
@@ -106,11 +107,11 @@ fn the_golden_cache_is_read() {
         let entry = &cache.entries()[index];
         assert_eq!((entry.samples, entry.audio_hash), (utterance.samples, utterance.audio_hash));
 
-        cache.hidden(index, &mut out).unwrap();
+        cache.hidden(HiddenLayer::Last, index, &mut out).unwrap();
         let expected: Vec<f32> =
             (0..entry.frames as usize * WIDTH).map(|at| value(index, at / WIDTH, at % WIDTH)).collect();
         assert_eq!(out, expected);
-        cache.frame_weight(index, &mut out).unwrap();
+        cache.frame_weight(HiddenLayer::Last, index, &mut out).unwrap();
         for (frame, weight) in out.iter().enumerate() {
             let mean = (0..WIDTH).map(|d| f64::from(value(index, frame, d))).sum::<f64>() / WIDTH as f64;
             assert!((f64::from(*weight) - 1.0 / (1.0 + (-mean).exp())).abs() < 1e-6);
@@ -125,9 +126,9 @@ fn the_golden_cache_is_read() {
         }
     }
     // And three values as they were read when the file was made.
-    cache.hidden(0, &mut out).unwrap();
+    cache.hidden(HiddenLayer::Last, 0, &mut out).unwrap();
     assert_eq!(out[..4], FIRST_HIDDEN);
-    cache.frame_weight(0, &mut out).unwrap();
+    cache.frame_weight(HiddenLayer::Last, 0, &mut out).unwrap();
     assert_eq!(out[0], FIRST_WEIGHT);
     cache.log_posterior(0, &mut out).unwrap();
     assert_eq!(out[..2], FIRST_LOG_POSTERIOR);

@@ -81,6 +81,7 @@ fn small_networks_compute_what_pytorch_computed() {
         let inner = Output {
             hidden: output.hidden.clone().inner(),
             logits: output.logits.clone().inner(),
+            layers: Vec::new(),
             frames: output.frames.clone(),
         };
         same_outputs(&format!("{form} in training"), &inner, &expected, "train.");

@@ -15,6 +15,7 @@ mod harness;
 mod import;
 mod jasper;
 mod kernels;
+mod layers;
 mod lstm;
 mod nemo;
 mod objectives;

@@ -187,6 +187,11 @@ impl DeepSpeech2Config {
         if self.rnn.form == RnnForm::Summed { self.rnn.cells } else { 2 * self.rnn.cells }
     }
 
+    /// Width of every recurrent layer's output.
+    pub fn inner_widths(&self) -> Vec<Option<usize>> {
+        vec![Some(self.recurrent_width()); self.rnn.layers]
+    }
+
     /// Feature frames per output frame.
     pub fn stride(&self) -> usize {
         self.convolutions.iter().map(|c| c.stride[0]).product()

@@ -14,9 +14,10 @@ use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
 use self::convolution::Convolution;
+use super::layer::Taps;
 use super::norm::{BatchNorm, lazy_parameter};
 use super::padding::Padding;
-use super::{Mode, Output};
+use super::{HiddenLayer, Mode, Output};
 use crate::error::Result;
 use crate::kernels::{Conv1dOptions, LstmWeights, Together, bi_lstm, conv1d};
 
@@ -125,8 +126,14 @@ impl DeepSpeech2 {
         })
     }
 
-    /// See [`super::Model::forward`].
-    pub fn forward(&self, features: Tensor<3>, frames: &[usize], mode: Mode<'_>) -> Output {
+    /// See [`super::Model::forward_with`].
+    pub fn forward(
+        &self,
+        features: Tensor<3>,
+        frames: &[usize],
+        mode: Mode<'_>,
+        layers: &[HiddenLayer],
+    ) -> Output {
         let [batch, bins, width] = features.dims();
         assert!(frames.len() == batch, "{} lengths for a batch of {batch}", frames.len());
         let mut state = match mode {
@@ -141,6 +148,7 @@ impl DeepSpeech2 {
         }
         let [_, bins, channels, width] = x.dims();
         let mut x = x.reshape([batch, bins * channels, width]).swap_dims(1, 2);
+        let mut taps = Taps::new(layers);
         for (index, layer) in self.layers.iter().enumerate() {
             let together = Together {
                 apart: self.form == RnnForm::TwoStacks && index > 0,
@@ -150,13 +158,15 @@ impl DeepSpeech2 {
             if let Some(state) = state.as_deref_mut() {
                 x = state.drop_out(x, self.recurrent_dropout);
             }
+            taps.inner(index, || x.clone().swap_dims(1, 2));
         }
         let mut hidden = relu(self.connected.forward(x.swap_dims(1, 2)));
         if let Some(state) = state {
             hidden = state.drop_out(hidden, self.dropout);
         }
         let logits = self.head.forward(hidden.clone()).swap_dims(1, 2);
-        Output { hidden, logits, frames: padding.frames().to_vec() }
+        let layers = taps.finish(&hidden);
+        Output { hidden, logits, layers, frames: padding.frames().to_vec() }
     }
 
     /// See [`super::Network::regularised`]: of convolutions, their batch norms and [`Linear`] all but biases and

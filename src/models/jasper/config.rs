@@ -266,6 +266,13 @@ impl JasperConfig {
         self.blocks.last().map_or(0, |b| b.filters)
     }
 
+    /// Width of every block before the last; `None` where a later one still drops frames.
+    pub fn inner_widths(&self) -> Vec<Option<usize>> {
+        let inner = self.blocks.len().saturating_sub(1);
+        let settled = |block: usize| self.blocks.iter().skip(block + 1).all(|later| later.stride == 1);
+        self.blocks.iter().take(inner).enumerate().map(|(k, b)| settled(k).then_some(b.filters)).collect()
+    }
+
     /// Feature frames per output frame.
     pub fn stride(&self) -> usize {
         self.blocks.iter().map(|b| b.stride).product()

@@ -16,9 +16,10 @@ use burn::module::{Module, Param};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
+use super::layer::Taps;
 use super::norm::{BatchNorm, lazy_parameter};
 use super::padding::Padding;
-use super::{Mode, Output, TrainState};
+use super::{HiddenLayer, Mode, Output, TrainState};
 use crate::error::Result;
 use crate::kernels::{Conv1dOptions, conv1d};
 
@@ -72,8 +73,14 @@ impl Jasper {
         Ok(Self { blocks, head })
     }
 
-    /// See [`super::Model::forward`].
-    pub fn forward(&self, features: Tensor<3>, frames: &[usize], mode: Mode<'_>) -> Output {
+    /// See [`super::Model::forward_with`].
+    pub fn forward(
+        &self,
+        features: Tensor<3>,
+        frames: &[usize],
+        mode: Mode<'_>,
+        layers: &[HiddenLayer],
+    ) -> Output {
         let [batch, _, width] = features.dims();
         assert!(frames.len() == batch, "{} lengths for a batch of {batch}", frames.len());
         let mut state = match mode {
@@ -84,14 +91,19 @@ impl Jasper {
         let mut padding = Padding::new(frames.to_vec(), width, &device);
         let mut hidden = padding.apply(features);
         let mut dense = Vec::new();
+        let mut taps = Taps::new(layers);
         for (index, block) in self.blocks.iter().enumerate() {
             let last = index + 1 == self.blocks.len();
             hidden = block.forward(hidden, &mut padding, &mut dense, state.as_deref_mut(), last);
+            if !last {
+                taps.inner(index, || hidden.clone());
+            }
         }
         let kind = hidden.dtype();
         let logits = conv1d(hidden.clone(), self.head.weight.val().cast(kind), &Conv1dOptions::default());
         let logits = logits.swap_dims(1, 2) + self.head.bias.val().cast(kind).unsqueeze();
-        Output { hidden, logits, frames: padding.frames().to_vec() }
+        let layers = taps.finish(&hidden);
+        Output { hidden, logits, layers, frames: padding.frames().to_vec() }
     }
 
     /// See [`super::Network::regularised`]: of [`Layer`] and [`Head`], all but biases and betas.

@@ -4,6 +4,7 @@
 
 mod deepspeech2;
 mod directory;
+mod layers;
 mod network;
 mod training;
 
