@@ -62,12 +62,12 @@ mkdir -p $(1); echo "$$inputs" > $(1)/.inputs
 endef
 
 # A run is done when .done says so; without it, training goes on where it stopped.
-# $(call train,pipeline,run,device,inputs)
+# $(call train,pipeline,run,device,inputs,further flags)
 define train
-@$(call settle,$(2),$(1) $(4),pipeline.toml); \
-if [ -e $(2)/.done ]; then touch $(2)/.done; exit 0; fi; \
-echo "$(TUTORNET) train $(1) --out $(2) --resume --device $(3)"; \
-$(TUTORNET) train $(1) --out $(2) --resume --device $(3); \
+@$(call settle,$(2),$(1) $(4),pipeline.toml,$(5)); \
+if [ -e $(2)/.done ]; then $(if $(4),,echo "$(2): made from the same, kept";) touch $(2)/.done; exit 0; fi; \
+echo '$(TUTORNET) train $(1) --out $(2) --resume --device $(3) $(5)'; \
+$(TUTORNET) train $(1) --out $(2) --resume --device $(3) $(5); \
 touch $(2)/.done
 endef
 
@@ -95,26 +95,32 @@ $(DEMO)/report-rnn/report.md: $(DEMO_RNNS:%=$(DEMO)/%/scores/.done) | $(TUTORNET
 
 # ---------------------------------------------------------------------------------------------
 # Your own experiments.
-#   make cache TEACHER=models/quartznet CORPUS=corpora/clean-100 [CACHE=..] [DEVICE=cuda]
-#   make train PIPELINE=pipelines/mine.toml [RUN=..]
+#   make cache TEACHER=models/quartznet CORPUS=corpora/clean-100 [CACHE=..] [DEVICE=cuda] [FLAGS="--layers 5,8"]
+#   make train PIPELINE=pipelines/mine.toml [RUN=..] [FLAGS="--set seed=2"]
+# Contents decide, not ages: both rules are always visited, and do nothing when all is as it was.
 # ---------------------------------------------------------------------------------------------
-CACHE ?= caches/$(notdir $(TEACHER:%/=%))/$(notdir $(CORPUS:%/=%))
+# A trained model lies in RUN/student: the run names its cache.
+CACHE ?= caches/$(notdir $(patsubst %/student,%,$(TEACHER:%/=%)))/$(notdir $(CORPUS:%/=%))
+FLAGS ?=
 RUN ?= runs/$(basename $(notdir $(PIPELINE)))
 
 ifneq ($(and $(TEACHER),$(CORPUS)),)
 cache: $(CACHE)/manifest.toml
-$(CACHE)/manifest.toml: $(TEACHER)/model.toml $(CORPUS)/corpus.toml | $(TUTORNET)
-	@$(call settle,$(@D),$^,cache.toml)
-	$(TUTORNET) cache --model $(TEACHER) --corpus $(CORPUS) --out $(@D) --device $(DEVICE)
-	@touch $@
+$(CACHE)/manifest.toml: $(TEACHER)/model.toml $(CORPUS)/corpus.toml FORCE | $(TUTORNET)
+	@known=$$(cat $(@D)/.inputs 2> /dev/null || true); \
+	$(call settle,$(@D),$(filter %.toml,$^),cache.toml,$(FLAGS)); \
+	if [ -e $@ ] && [ "$$known" = "$$inputs" ]; then echo "$(@D): made from the same, kept"; exit 0; fi; \
+	echo '$(TUTORNET) cache --model $(TEACHER) --corpus $(CORPUS) --out $(@D) --device $(DEVICE) $(FLAGS)'; \
+	$(TUTORNET) cache --model $(TEACHER) --corpus $(CORPUS) --out $(@D) --device $(DEVICE) $(FLAGS)
 else
-cache: ## TEACHER=modeldir CORPUS=dir [CACHE=dir]: stage one, if anything changed
-	@echo "usage: make cache TEACHER=modeldir CORPUS=dir [CACHE=dir]" >&2; exit 2
+cache: ## TEACHER=modeldir CORPUS=dir [CACHE=dir] [FLAGS=..]: stage one, if anything changed
+	@echo "usage: make cache TEACHER=modeldir CORPUS=dir [CACHE=dir] [FLAGS=..]" >&2; exit 2
 endif
 
 # What is not there cannot be made from nothing: say how it is made.
 %/model.toml:
-	@echo "$(@D) is no model directory: tutornet import CHECKPOINT --out $(@D) makes one" >&2; exit 2
+	@if [ -e $(@D)/student/model.toml ]; then echo "$(@D) is a run, whose model is TEACHER=$(@D)/student" >&2; \
+	else echo "$(@D) is no model directory: tutornet import CHECKPOINT --out $(@D) makes one" >&2; fi; exit 2
 %/corpus.toml:
 	@echo "$(@D) is no corpus: tutornet prep librispeech ROOT --subset NAME --out $(@D) makes one" >&2; exit 2
 
@@ -126,11 +132,11 @@ endif
 NAMED := $(shell grep -v '^ *\#' $(PIPELINE) | grep -oE '"[^"]+"' | tr -d '"')
 INPUTS := $(wildcard $(foreach dir,$(NAMED),$(dir)/corpus.toml $(dir)/manifest.toml $(dir)/model.toml))
 train: $(RUN)/.done
-$(RUN)/.done: $(PIPELINE) $(INPUTS) | $(TUTORNET)
-	$(call train,$<,$(@D),$(DEVICE),$(INPUTS))
+$(RUN)/.done: $(PIPELINE) $(INPUTS) FORCE | $(TUTORNET)
+	$(call train,$<,$(@D),$(DEVICE),$(INPUTS),$(FLAGS))
 else
-train: ## PIPELINE=file.toml [RUN=dir]: stage two, if anything changed
-	@echo "usage: make train PIPELINE=file.toml [RUN=dir]" >&2; exit 2
+train: ## PIPELINE=file.toml [RUN=dir] [FLAGS=..]: stage two, if anything changed
+	@echo "usage: make train PIPELINE=file.toml [RUN=dir] [FLAGS=..]" >&2; exit 2
 endif
 
 include pipelines/tables.mk

@@ -4,7 +4,7 @@
 SEEDS ?= 1 2 3
 NOTE := Scale demo: twenty minutes of synthetic speech over a closed vocabulary; the test sets have the names of \
 	LibriSpeech but not its speech. The teacher is a jasper-nano of three times the width, the students are jasper-nano \
-	and deepspeech2-nano; lambda is 1 where a row does not say otherwise (the paper: 0.25). This shows that the machinery works, not how a model does on real speech.
+	and deepspeech2-nano; lambda of CTC + SKD is 1 where a row does not say otherwise (the paper: 0.25). This shows that the machinery works, not how a model does on real speech.
 
 TRAIN_SET := train
 DEV_SETS := dev-clean

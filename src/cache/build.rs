@@ -63,6 +63,8 @@ pub struct Summary {
     pub frames: u64,
     /// Compressed bytes of the hidden column over output frames of the complete cache.
     pub bytes_per_frame: f64,
+    /// The same of all inner layers together.
+    pub inner_bytes_per_frame: f64,
     /// Shards of the cache, and how many of them were written by this run.
     pub shards: (usize, usize),
     /// Seconds of audio that went through the teacher in this run.
@@ -122,10 +124,13 @@ pub fn build(options: &Options, stop: &Stop) -> Result<Summary> {
     }
     resume::remove_records(&options.out, &source.wanted)?;
     let cache = Cache::open(&options.out)?;
+    let inner = cache.identity().layers.iter();
+    let inner = inner.map(|inner| cache.hidden_bytes_per_frame(HiddenLayer::Inner(inner.layer)));
     Ok(Summary {
         utterances: manifest.utterances,
         frames: manifest.frames,
-        bytes_per_frame: cache.hidden_bytes_per_frame()?,
+        bytes_per_frame: cache.hidden_bytes_per_frame(HiddenLayer::Last)?,
+        inner_bytes_per_frame: inner.sum::<Result<f64>>()?,
         shards: (manifest.shards.len(), written),
         ..summary(&done)
     })
@@ -148,6 +153,7 @@ fn summary(done: &Done) -> Summary {
         utterances: 0,
         frames: 0,
         bytes_per_frame: 0.0,
+        inner_bytes_per_frame: 0.0,
         shards: (0, 0),
         audio: done.valid as f64 / 100.0,
         padding: 1.0 - done.valid as f64 / done.padded.max(1) as f64,
@@ -193,6 +199,7 @@ impl Source {
         identity.temperature = options.temperature;
         let nbest = match &options.nbest {
             Some((Decoder::Beam(search, settings), texts)) => {
+                search.require_words_of(&config.labels)?;
                 identity.nbest = Some(NbestIdentity { count: count(*texts)?, search: settings.clone() });
                 Some(NbestSearch { search: (**search).clone(), count: *texts })
             }

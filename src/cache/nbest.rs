@@ -30,13 +30,7 @@ pub struct NbestIdentity {
 
 impl std::fmt::Display for NbestIdentity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let SearchSettings { beam, lm, lm_weight, word_bonus, lexicon } = &self.search;
-        write!(f, "{} of a beam of {beam}, word bonus {word_bonus}", self.count)?;
-        match lm {
-            Some(lm) => write!(f, ", {lm_weight} x the language model {:.12}", lm)?,
-            None => f.write_str(", no language model")?,
-        }
-        f.write_str(if *lexicon { ", its words alone" } else { "" })
+        write!(f, "{} of {}", self.count, self.search)
     }
 }
 

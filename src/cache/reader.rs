@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::column::{Column, HIDDEN};
+use super::column::Column;
 use super::identity::Identity;
 use super::manifest::Manifest;
 use super::nbest::NbestText;
@@ -153,12 +153,12 @@ impl Cache {
         self.shards.iter().map(|s| s.compressed_bytes(column)).sum()
     }
 
-    /// Compressed bytes of the hidden column over valid output frames; 0 for a cache without frames.
+    /// Compressed bytes of a layer's hidden column over valid output frames; 0 for a cache without frames.
     ///
     /// # Errors
     /// As for [`Cache::compressed_bytes`].
-    pub fn hidden_bytes_per_frame(&self) -> Result<f64> {
-        Ok(self.compressed_bytes(HIDDEN)? as f64 / self.manifest.frames.max(1) as f64)
+    pub fn hidden_bytes_per_frame(&self, layer: HiddenLayer) -> Result<f64> {
+        Ok(self.compressed_bytes(Column::Hidden(layer))? as f64 / self.manifest.frames.max(1) as f64)
     }
 
     fn locate(&self, index: usize) -> Result<(&Rows, usize)> {

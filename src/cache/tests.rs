@@ -111,7 +111,7 @@ fn what_was_written_is_read_by_name() {
         }
     }
     assert!(cache.hidden(HiddenLayer::Last, 6, &mut out).unwrap_err().to_string().contains("6 utterances"));
-    assert!(cache.hidden_bytes_per_frame().unwrap() > 30.0);
+    assert!(cache.hidden_bytes_per_frame(HiddenLayer::Last).unwrap() > 30.0);
 }
 
 /// Reads everything; the first error, if any.

@@ -84,6 +84,8 @@ pub struct InnerHidden {
     pub width: u32,
     /// Compressed bytes of `hidden_K` in the Parquet metadata over output frames.
     pub bytes_per_frame: f64,
+    /// [`FrameWeight::ratio`] of its frame weights.
+    pub frame_weight_ratio: f64,
 }
 
 /// Describes a complete cache; of the payloads, only the frame weights are read.
@@ -96,8 +98,9 @@ pub fn describe(dir: &Path) -> Result<Description> {
     let frames = manifest.frames.max(1) as f64;
     let inner = |inner: &InnerLayer| -> Result<InnerHidden> {
         let &InnerLayer { layer, width } = inner;
-        let bytes = cache.compressed_bytes(Column::Hidden(HiddenLayer::Inner(layer)))?;
-        Ok(InnerHidden { layer, width, bytes_per_frame: bytes as f64 / frames })
+        let of = HiddenLayer::Inner(layer);
+        let (bytes_per_frame, weights) = (cache.hidden_bytes_per_frame(of)?, frame_weights(&cache, of)?);
+        Ok(InnerHidden { layer, width, bytes_per_frame, frame_weight_ratio: weights.ratio })
     };
     Ok(Description {
         kind: "cache",
@@ -118,10 +121,10 @@ pub fn describe(dir: &Path) -> Result<Description> {
         hidden: Hidden {
             codec: codec::F16.to_owned(),
             width: identity.hidden_width,
-            bytes_per_frame: cache.hidden_bytes_per_frame()?,
+            bytes_per_frame: cache.hidden_bytes_per_frame(HiddenLayer::Last)?,
         },
         layers: identity.layers.iter().map(inner).collect::<Result<_>>()?,
-        frame_weight: frame_weights(&cache)?,
+        frame_weight: frame_weights(&cache, HiddenLayer::Last)?,
         posterior_bytes_per_frame: cache.compressed_bytes(Column::Posterior)? as f64 / frames,
         shards: manifest.shards.len(),
         bytes: manifest.shards.iter().map(|s| s.bytes).sum(),

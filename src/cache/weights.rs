@@ -1,4 +1,4 @@
-//! How far the frame weights of a cache's last layer vary, and so whether weighting frames can matter.
+//! How far the frame weights of a cache vary, and so whether weighting frames can matter.
 
 use serde::Serialize;
 
@@ -30,17 +30,17 @@ pub struct FrameWeight {
     pub meaning: String,
 }
 
-/// Reads every frame weight of a cache.
+/// Reads every frame weight of a layer of a cache.
 ///
 /// # Errors
 /// When one is not what was written.
-pub fn frame_weights(cache: &Cache) -> Result<FrameWeight> {
+pub fn frame_weights(cache: &Cache, layer: HiddenLayer) -> Result<FrameWeight> {
     let every = cache.manifest().frames.div_ceil(SAMPLE).max(1);
     let (mut sum, mut squares, mut count) = (0f64, 0f64, 0u64);
     let (mut weights, mut sample) = (Vec::new(), Vec::new());
     let (mut least, mut most) = (f32::INFINITY, f32::NEG_INFINITY);
     for index in 0..cache.entries().len() {
-        cache.frame_weight(HiddenLayer::Last, index, &mut weights)?;
+        cache.frame_weight(layer, index, &mut weights)?;
         for &weight in &weights {
             sum += f64::from(weight);
             squares += f64::from(weight).powi(2);

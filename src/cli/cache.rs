@@ -107,11 +107,16 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     };
     if !args.bare {
         tracing::info!(
-            "{}: {} utterances, {} frames, {:.0} bytes a frame of hidden states",
+            "{}: {} utterances, {} frames, {:.0} bytes a frame of hidden states{}",
             options.out.display(),
             summary.utterances,
             summary.frames,
-            summary.bytes_per_frame
+            summary.bytes_per_frame,
+            if summary.inner_bytes_per_frame > 0.0 {
+                format!(" and {:.0} of inner layers", summary.inner_bytes_per_frame)
+            } else {
+                String::new()
+            }
         );
         if summary.shards.1 == 0 {
             tracing::info!("complete already: every shard is as it was written");
@@ -144,6 +149,7 @@ fn json(summary: &Summary) -> serde_json::Value {
         "utterances": summary.utterances,
         "frames": summary.frames,
         "hidden_bytes_per_frame": summary.bytes_per_frame,
+        "inner_bytes_per_frame": summary.inner_bytes_per_frame,
         "shards": summary.shards.0,
         "shards_written": summary.shards.1,
         "audio_seconds": summary.audio,

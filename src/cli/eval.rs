@@ -76,7 +76,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     scores.model = Some(Subject { name: model.config.name.clone(), blake3: models::identity(&args.model)? });
     scores.corpus = Some(Subject { name: args.corpus.display().to_string(), blake3: corpus.identity() });
     tracing::debug!("{:.1} s of audio in {seconds:.1} s", scores.audio_seconds);
-    if scores.all_blank {
+    if scores.all_blank && scores.search.is_none() {
         tracing::warn!("every frame's best label is the blank: the model has not learned to emit text");
     }
     if let Some(path) = &args.out {

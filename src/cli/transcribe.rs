@@ -40,6 +40,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let device = args.device.open()?;
     let model = Model::load(&args.model, &device)?;
     let decoder = args.search.open(false)?;
+    decoder.require_words_of(&model.config.labels)?;
     let mut failed = 0;
     for path in &args.files {
         if context.stop.requested() {

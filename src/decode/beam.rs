@@ -13,6 +13,9 @@ use crate::error::{Error, Result};
 use crate::labels::Labels;
 use crate::lm::NGram;
 
+/// More prefixes than this are a slip of the keyboard, and would not fit into memory.
+const MAX_BEAM: usize = 100_000;
+
 /// How to search.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,8 +65,12 @@ impl BeamSearch {
     /// # Errors
     /// When an option cannot work: a beam of nothing, a weight that is no number, a lexicon without a model.
     pub fn new(options: BeamOptions, lm: Option<NGram>) -> Result<Self> {
-        if options.beam == 0 {
-            return Err(Error::invalid("--beam: expected at least 1, found 0"));
+        if !(1..=MAX_BEAM).contains(&options.beam) {
+            return Err(Error::invalid(format!("--beam: expected 1 to {MAX_BEAM}, found {}", options.beam)));
+        }
+        if options.lm_weight < 0.0 {
+            let found = options.lm_weight;
+            return Err(Error::invalid(format!("--lm-weight: expected 0 or more, found {found}")));
         }
         for (name, value) in [("--lm-weight", options.lm_weight), ("--word-bonus", options.word_bonus)] {
             if !value.is_finite() {
@@ -77,6 +84,24 @@ impl BeamSearch {
         };
         words.sort_unstable();
         Ok(Self { options, lm, words })
+    }
+
+    /// Refuses a language model none of whose words can be spelt with `labels`: nothing would match it.
+    ///
+    /// # Errors
+    /// Names one of the words.
+    pub fn require_words_of(&self, labels: &Labels) -> Result<()> {
+        let Some(lm) = &self.lm else { return Ok(()) };
+        if lm.words().any(|word| labels.encode(word).is_ok()) {
+            return Ok(());
+        }
+        let example = lm.words().min().unwrap_or("none");
+        Err(Error::mismatch(
+            "words of the language model",
+            format!("words of the model's labels ({labels})"),
+            format!("none of them, for example `{example}`"),
+            "labels are lower case: write the words of the ARPA file so, or build one with `tutornet lm build`",
+        ))
     }
 
     /// How it searches.

@@ -28,6 +28,18 @@ pub struct SearchSettings {
     pub lexicon: bool,
 }
 
+impl std::fmt::Display for SearchSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { beam, lm, lm_weight, word_bonus, lexicon } = self;
+        write!(f, "a beam of {beam}, word bonus {word_bonus}")?;
+        match lm {
+            Some(lm) => write!(f, ", {lm_weight} x the language model {lm:.12}")?,
+            None => f.write_str(", no language model")?,
+        }
+        f.write_str(if *lexicon { ", its words alone" } else { "" })
+    }
+}
+
 /// From logits to text.
 #[derive(Debug, Clone, Default)]
 pub enum Decoder {
@@ -53,6 +65,17 @@ impl Decoder {
         };
         let model = lm.map(NGram::read).transpose()?;
         Ok(Self::Beam(Box::new(BeamSearch::new(options, model)?), settings))
+    }
+
+    /// Refuses a language model none of whose words can be spelt with `labels`.
+    ///
+    /// # Errors
+    /// See [`BeamSearch::require_words_of`].
+    pub fn require_words_of(&self, labels: &Labels) -> Result<()> {
+        match self {
+            Self::Greedy => Ok(()),
+            Self::Beam(search, _) => search.require_words_of(labels),
+        }
     }
 
     /// What is searched with; `None` for greedy decoding.
@@ -107,6 +130,8 @@ mod tests {
     fn options_that_cannot_work_are_named() {
         for (options, words) in [
             (BeamOptions { beam: 0, ..BeamOptions::default() }, "--beam"),
+            (BeamOptions { beam: 100_001, ..BeamOptions::default() }, "--beam: expected 1 to 100000"),
+            (BeamOptions { lm_weight: -1.0, ..BeamOptions::default() }, "--lm-weight: expected 0 or more"),
             (BeamOptions { lm_weight: f64::NAN, ..BeamOptions::default() }, "--lm-weight"),
             (BeamOptions { lexicon: true, ..BeamOptions::default() }, "--lexicon"),
         ] {

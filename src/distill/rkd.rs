@@ -36,10 +36,12 @@ impl Bridge {
         }
     }
 
-    /// [batch, student width, frames] -> [batch, teacher width, frames].
-    pub fn forward(&self, hidden: Tensor<3>) -> Tensor<3> {
+    /// [batch, student width, frames] -> [batch, teacher width, frames]. `valid` gives [batch, 1, frames], 1 on the
+    /// student's frames and 0 beyond: a kernel of several frames reads zeros there, whatever lies in `hidden`.
+    pub fn forward(&self, hidden: Tensor<3>, valid: impl FnOnce() -> Tensor<3>) -> Tensor<3> {
         let weight = self.weight.val();
         let half = weight.dims()[2] / 2;
+        let hidden = if half > 0 { hidden * valid() } else { hidden };
         let options = Conv1dOptions { padding: (half, half), ..Conv1dOptions::default() };
         conv1d(hidden, weight, &options) + self.bias.val().reshape([1, -1, 1])
     }
@@ -76,7 +78,24 @@ mod tests {
         let device = Device::flex();
         for kernel in [1, 3] {
             let bridge = Bridge::new(5, 7, kernel, 1, &device);
-            assert_eq!(bridge.forward(Tensor::zeros([2, 5, 9], &device)).dims(), [2, 7, 9]);
+            let valid = || Tensor::ones([2, 1, 9], &device);
+            assert_eq!(bridge.forward(Tensor::zeros([2, 5, 9], &device), valid).dims(), [2, 7, 9]);
         }
+    }
+
+    #[test]
+    fn a_wide_bridge_does_not_see_what_lies_beyond_an_utterance() {
+        let device = Device::flex();
+        let values: Vec<f32> = (0..30).map(|i| (f32::from(i as u8) * 0.7).sin()).collect();
+        let hidden = |beyond: f32| {
+            // [1, 5, 6], of which 4 frames are valid.
+            let values = values.iter().enumerate().map(|(i, v)| if i % 6 < 4 { *v } else { beyond });
+            Tensor::<3>::from_data(TensorData::new(values.collect::<Vec<f32>>(), [1, 5, 6]), &device)
+        };
+        let valid =
+            || Tensor::from_data(TensorData::new(vec![1f32, 1.0, 1.0, 1.0, 0.0, 0.0], [1, 1, 6]), &device);
+        let bridge = Bridge::new(5, 7, 5, 1, &device);
+        let first = |x: Tensor<3>| x.slice([0..1, 0..7, 0..4]).into_data().try_to_vec::<f32>().unwrap();
+        assert_eq!(first(bridge.forward(hidden(9.0), valid)), first(bridge.forward(hidden(0.0), valid)));
     }
 }

@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 /// log10 p of an unknown word where the model has none.
 const NO_UNKNOWN: f32 = -100.0;
 
+/// What rounding may leave of log10 p = 0.
+const MOST: f32 = 1e-3;
+
 /// Reads a model.
 pub(super) fn read(path: &Path) -> Result<NGram> {
     Reader::open(path)?.model()
@@ -24,8 +27,17 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn open(path: &'a Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
-        Ok(Self { path, lines: BufReader::with_capacity(1 << 20, file).lines(), number: 0 })
+        let failed = |e| Error::io("read", path, e);
+        let mut file = BufReader::with_capacity(1 << 20, File::open(path).map_err(failed)?);
+        let begin = file.fill_buf().map_err(failed)?;
+        if begin.starts_with(&[0x1F, 0x8B]) {
+            let detail = "expected an ARPA model as text, found gzip; gunzip it first";
+            return Err(Error::format(path, detail));
+        }
+        if begin.starts_with("\u{FEFF}".as_bytes()) {
+            file.consume("\u{FEFF}".len());
+        }
+        Ok(Self { path, lines: file.lines(), number: 0 })
     }
 
     fn wrong(&self, detail: &str) -> Error {
@@ -73,6 +85,7 @@ impl<'a> Reader<'a> {
             words: HashMap::new(),
             singles: Vec::new(),
             tables: Vec::new(),
+            gaps: false,
             unknown: 0,
             start: None,
             end: None,
@@ -85,7 +98,7 @@ impl<'a> Reader<'a> {
             // A file may promise more than it holds: memory grows with what is there.
             let mut found = Vec::with_capacity(count.min(1 << 20));
             for _ in 0..count {
-                let line = self.next()?;
+                let line = self.text()?;
                 found.push(self.entry(&line, order, &mut model)?);
             }
             if order > 1 {
@@ -119,11 +132,18 @@ impl<'a> Reader<'a> {
     /// One n-gram: log10 p, words, and log10 of its back-off weight where it has one.
     fn entry(&self, line: &str, order: usize, model: &mut NGram) -> Result<Entry> {
         let mut fields = line.split_whitespace();
-        let number = |text: Option<&str>| -> Option<f32> { text?.parse().ok().filter(|v: &f32| !v.is_nan()) };
+        let number =
+            |text: Option<&str>| -> Option<f32> { text?.parse().ok().filter(|v: &f32| v.is_finite()) };
         let shape = || {
-            self.wrong(&format!("expected a number, {order} word(s) and perhaps a number, found `{line}`"))
+            self.wrong(&format!(
+                "expected a finite number, {order} word(s) and perhaps another number, found `{line}`"
+            ))
         };
-        let probability = number(fields.next()).ok_or_else(shape)? * LN_10;
+        let probability = number(fields.next()).ok_or_else(shape)?;
+        if probability > MOST {
+            return Err(self.wrong(&format!("expected log10 p of at most 0, found `{line}`")));
+        }
+        let probability = probability * LN_10;
         let mut key = 0;
         let mut words = [0; MAX_ORDER];
         for slot in words.iter_mut().take(order) {
@@ -140,6 +160,9 @@ impl<'a> Reader<'a> {
             };
         }
         for (from_right, &word) in words[..order].iter().rev().enumerate() {
+            if from_right > 1 && from_right + 1 == order {
+                model.gaps |= model.tables.get(order - 3).is_some_and(|shorter| shorter.find(key).is_none());
+            }
             key = if from_right == 0 { first_key(word) } else { longer_key(key, word) };
         }
         let backoff = match fields.next() {
@@ -158,6 +181,7 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ngram::History;
     use super::*;
 
     const MODEL: &str = "noise before\n\\data\\\nngram 1=5\nngram 2=4\nngram 3=1\n\n\\1-grams:\n-1.0\t<unk>\n-99\t<s>\t-0.5\n\
@@ -203,17 +227,42 @@ mod tests {
     }
 
     #[test]
+    fn a_pruned_model_may_hold_an_n_gram_without_its_shorter_ending() {
+        // <s> a b without a b: the longer one is found all the same, as KenLM does.
+        let pruned = MODEL.replace("ngram 2=4", "ngram 2=3").replace("-0.6\ta b\t-0.05\n", "");
+        let model = read(&pruned).unwrap();
+        let (_, history) = model.score(&model.start(), "a");
+        assert!((model.score(&history, "b").0 / LN_10 + 0.15).abs() < 1e-6);
+        // Without it, both histories are given up.
+        let (_, history) = model.score(&History::default(), "a");
+        assert!((model.score(&history, "b").0 / LN_10 + 0.3 + 0.9).abs() < 1e-6);
+        assert!(model.gaps && !read(MODEL).unwrap().gaps);
+    }
+
+    #[test]
+    fn marks_and_blank_lines_of_editors_do_not_matter_and_gzip_is_named() {
+        let text = format!("\u{FEFF}{}", MODEL.replacen("noise before\n", "", 1)).replace('\n', "\r\n\r\n");
+        assert_eq!(read(&text).unwrap().vocabulary(), 5);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), [0x1F, 0x8B, 8, 0, 0, 0]).unwrap();
+        assert!(NGram::read(file.path()).unwrap_err().to_string().contains("gunzip"));
+    }
+
+    #[test]
     fn broken_files_are_refused_by_line() {
         for (from, to, words) in [
             ("\\data\\", "\\date\\", "found the end of the file"),
             ("ngram 2=4", "ngram 2=five", "line 4: expected `ngram ORDER=COUNT`"),
             ("ngram 2=4", "ngram 7=4", "orders from 1"),
-            ("ngram 2=4", "ngram 2=5", "line 19: expected a number, 2 word(s)"),
+            ("ngram 2=4", "ngram 2=5", "line 20: expected a finite number, 2 word(s)"),
             ("ngram 2=4", "ngram 2=3", "line 18: expected `\\3-grams:`"),
             ("-0.6\ta b", "-0.6\ta c", "`c` is not among the 1-grams"),
-            ("-0.6\ta b", "x\ta b", "expected a number"),
+            ("-0.6\ta b", "x\ta b", "expected a finite number"),
+            ("-0.6\ta b", "-inf\ta b", "expected a finite number"),
+            ("-0.6\ta b", "0.6\ta b", "line 16: expected log10 p of at most 0"),
+            ("a b\t-0.05", "a b\tinf", "expected a finite number"),
             ("-0.9\tb\t", "-0.9\ta\t", "`a` twice"),
-            ("-0.9\tb\t-0.2", "-0.9\tb\t-0.2 7", "expected a number, 1 word(s)"),
+            ("-0.9\tb\t-0.2", "-0.9\tb\t-0.2 7", "expected a finite number, 1 word(s)"),
             ("\\end\\", "", "found the end of the file"),
         ] {
             assert!(MODEL.contains(from));

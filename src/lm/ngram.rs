@@ -53,6 +53,9 @@ pub struct NGram {
     pub(super) singles: Vec<(f32, f32)>,
     /// Orders 2 and up.
     pub(super) tables: Vec<Table>,
+    /// Whether an n-gram is stored whose shorter ending is not, as pruning may leave it: a longer one may then follow
+    /// where one is missing.
+    pub(super) gaps: bool,
     pub(super) unknown: Word,
     pub(super) start: Option<Word>,
     pub(super) end: Option<Word>,
@@ -110,11 +113,16 @@ impl NGram {
         let mut score = self.singles.get(word as usize).map_or(f32::NEG_INFINITY, |s| s.0);
         let mut matched = 0; // words of history in the longest n-gram that is there
         let mut key = first_key(word);
-        for (table, &earlier) in self.tables.iter().zip(history.words()) {
+        for (length, (table, &earlier)) in self.tables.iter().zip(history.words()).enumerate() {
             key = longer_key(key, earlier);
-            let Some(entry) = table.find(key) else { break };
-            score = entry.probability;
-            matched += 1;
+            match table.find(key) {
+                Some(entry) => {
+                    score = entry.probability;
+                    matched = length + 1;
+                }
+                None if self.gaps => {}
+                None => break,
+            }
         }
         // Histories longer than what matched are given up, each at the price of its weight.
         let mut key = 0;
@@ -181,7 +189,7 @@ impl Table {
         self.entries[at] = entry;
     }
 
-    fn find(&self, key: u64) -> Option<&Entry> {
+    pub(super) fn find(&self, key: u64) -> Option<&Entry> {
         if self.entries.is_empty() {
             return None;
         }

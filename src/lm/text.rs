@@ -47,6 +47,16 @@ pub fn build_file(options: &BuildOptions) -> Result<BuildSummary> {
         source.take(path, options.ids)?;
     }
     let counts = options.counts.as_deref().map(|path| source.counts(path)).transpose()?.unwrap_or_default();
+    if source.sentences.is_empty()
+        && let (count, Some(first)) = &source.skipped
+    {
+        return Err(Error::invalid(format!(
+            "expected at least one line of text in the {} labels, found {count} with something else; the first: {first}; \
+             remove punctuation and spell numbers out{}",
+            source.labels.symbols.len(),
+            if options.ids { "" } else { " (--ids when every line begins with the name of an utterance)" }
+        )));
+    }
     let Built { arpa, counts, discounts } =
         build(source.sentences.iter().map(String::as_str), &counts, options.order)?;
     if let Some(directory) = options.out.parent().filter(|d| !d.as_os_str().is_empty()) {
@@ -144,6 +154,10 @@ mod tests {
         let mut words: Vec<&str> = model.words().collect();
         words.sort_unstable();
         assert_eq!(words, ["a", "cat", "cat's", "the", "zebra"]);
+        std::fs::write(&options.text[0], "u Hello, world.\nu 7\n").unwrap();
+        let error = build_file(&options).unwrap_err().to_string();
+        assert!(error.contains("found 2 with something else") && error.contains("line 1"), "{error}");
+        std::fs::write(&options.text[0], "1-2-3 THE CAT\n").unwrap();
         std::fs::write(&counts, "the 9\nzebra many\n").unwrap();
         let error = build_file(&options).unwrap_err().to_string();
         assert!(error.contains("line 2: expected a whole number, found `many`"), "{error}");

@@ -105,27 +105,41 @@ impl ModelConfig {
     /// When there is no such layer, or a later one still drops frames.
     pub fn layer_width(&self, layer: HiddenLayer) -> Result<usize> {
         let HiddenLayer::Inner(number) = layer else { return Ok(self.hidden_width()) };
-        let (name, widths) = match &self.architecture {
-            Architecture::Jasper(jasper) => ("blocks", jasper.inner_widths()),
-            Architecture::DeepSpeech2(network) => ("layers", network.inner_widths()),
-        };
+        let (name, widths) = self.inner_widths();
         let width = widths.get(number as usize).copied().flatten();
         width.ok_or_else(|| {
-            let known = widths.iter().enumerate().filter(|(_, width)| width.is_some());
-            let known: Vec<String> = known.map(|(number, _)| number.to_string()).collect();
+            let last = name == "blocks" && number as usize == widths.len();
             Error::mismatch(
                 format!("layer of {}", self.name),
-                match known.as_slice() {
-                    [] => "last".to_owned(),
-                    [one] => format!("last or {one}"),
-                    [first, .., end] => format!("last or {first} to {end}"),
-                },
+                self.hidden_layers(),
                 number.to_string(),
-                format!(
-                    "K is that of {name}.K in `tutornet inspect`, before the last and behind every stride"
-                ),
+                if last {
+                    format!("{name}.{number} is the last layer: write \"last\" (every cache has it)")
+                } else {
+                    format!("a number K is that of {name}.K in `tutornet inspect`")
+                },
             )
         })
+    }
+
+    /// Widths of the layers before the last, by number, and what they are called before it.
+    fn inner_widths(&self) -> (&'static str, Vec<Option<usize>>) {
+        match &self.architecture {
+            Architecture::Jasper(jasper) => ("blocks", jasper.inner_widths()),
+            Architecture::DeepSpeech2(network) => ("layers", network.inner_widths()),
+        }
+    }
+
+    /// The layers that [`ModelConfig::layer_width`] knows, in words: `last, or 0 to 11 (blocks.0 to blocks.11)`.
+    pub fn hidden_layers(&self) -> String {
+        let (name, widths) = self.inner_widths();
+        let known = widths.iter().enumerate().filter(|(_, width)| width.is_some());
+        let known: Vec<usize> = known.map(|(number, _)| number).collect();
+        match known[..] {
+            [] => "last".to_owned(),
+            [one] => format!("last, or {one} ({name}.{one})"),
+            [first, .., end] => format!("last, or {first} to {end} ({name}.{first} to {name}.{end})"),
+        }
     }
 
     /// Output frames of `frames` feature frames.

@@ -46,11 +46,17 @@ impl ModelFile {
         #[derive(Deserialize)]
         struct Version {
             version: Option<u32>,
+            stage: Option<toml::Value>,
         }
         let text = files::read_maybe_sealed(path)?;
         let wrong = |e: toml::de::Error| Error::format(path, format!("not a usable model description: {e}"));
         // The version first: another one explains unknown keys.
-        match toml::from_str::<Version>(&text).map_err(wrong)?.version {
+        let Version { version, stage } = toml::from_str(&text).map_err(wrong)?;
+        if version.is_none() && stage.is_some() {
+            let detail = "expected the description of a model, found a pipeline; `tutornet train` runs it";
+            return Err(Error::format(path, detail));
+        }
+        match version {
             Some(VERSION) => {}
             found => {
                 return Err(Error::format(

@@ -26,6 +26,8 @@ pub struct Summary {
     pub statistics: usize,
     /// Width of the hidden states.
     pub hidden_width: usize,
+    /// The layers that can be distilled from and into.
+    pub hidden_layers: String,
     /// Feature frames per output frame.
     pub stride: usize,
     /// Where the zeros of a strided convolution lie: `symmetric` (PyTorch) or `same` (TensorFlow).
@@ -102,6 +104,7 @@ impl Summary {
             published: None,
             statistics: norms.sum(),
             hidden_width: config.hidden_width(),
+            hidden_layers: config.hidden_layers(),
             stride: config.stride(),
             padding: config.padding().to_string(),
             labels,

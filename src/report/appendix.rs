@@ -10,6 +10,7 @@ use super::rows::Comparison;
 use super::run::RunRecord;
 use crate::cache::{self, Cache, manifest};
 use crate::error::Result;
+use crate::models::HiddenLayer;
 
 /// Every run of the comparisons once: student, parameters, updates and training time.
 pub fn runs(comparisons: &[Comparison]) -> Table {
@@ -80,7 +81,7 @@ pub fn frame_weights(comparison: &Comparison, root: &Path) -> Result<Vec<Block>>
             None => format!("Frame weights: the cache `{name}` is not there, so how far they vary is not known."),
             Some(dir) => {
                 let cache = Cache::open(dir)?;
-                let weights = cache::frame_weights(&cache)?;
+                let weights = cache::frame_weights(&cache, HiddenLayer::Last)?;
                 let [low, middle, high] = weights.quantiles;
                 format!(
                     "Frame weights of `{name}` (teacher {}): mean {:.3}, standard deviation {:.3}; 1 % lie below {low:.3}, \

@@ -25,7 +25,7 @@ pub struct RunRecord {
     pub ctc_only: bool,
     /// The course of the training; empty without `metrics.jsonl`.
     pub metrics: Metrics,
-    /// By corpus name, decoded greedily.
+    /// By corpus name, decoded greedily unless the method says otherwise.
     pub scores: BTreeMap<String, Scored>,
     /// By name of the decoding (`RUNDIR/scores/DECODING/NAME.json`), then by corpus name.
     pub decodings: BTreeMap<String, BTreeMap<String, Scored>>,
@@ -56,6 +56,11 @@ struct Pipeline {
 struct Stage {
     objective: String,
     frame_weighting: Option<bool>,
+    guide_blank: Option<bool>,
+    #[serde(default)]
+    pairs: Vec<toml::Value>,
+    #[serde(default)]
+    fuse: Vec<toml::Value>,
     #[serde(default)]
     teacher: Vec<PathBuf>,
 }
@@ -71,12 +76,20 @@ impl Stage {
             "sequence" => "sequence-level KD".to_owned(),
             acronym => acronym.to_uppercase(),
         };
-        let objective = self.objective.split('+').map(|o| term(o.trim())).collect::<Vec<_>>().join(" + ");
-        if self.is_rkd() && self.frame_weighting == Some(false) {
-            format!("{objective} without frame weight")
-        } else {
-            objective
+        let mut words = self.objective.split('+').map(|o| term(o.trim())).collect::<Vec<_>>().join(" + ");
+        if self.pairs.len() > 1 {
+            words.push_str(&format!(" over {} pairs of layers", self.pairs.len()));
         }
+        if self.fuse.len() > 1 {
+            words.push_str(&format!(" of {} teachers", self.fuse.len()));
+        }
+        if self.is_rkd() && self.frame_weighting == Some(false) {
+            words.push_str(" without frame weight");
+        }
+        if self.guide_blank == Some(true) {
+            words.push_str(", blank frames too");
+        }
+        words
     }
 }
 
@@ -105,6 +118,14 @@ impl RunRecord {
             _ => stages.iter().map(Stage::words).collect::<Vec<_>>().join(", then "),
         };
         let scores = dir.join("scores");
+        let by_corpus = scored::read_all(&scores)?;
+        let method = match by_corpus.values().find_map(|scored| scored.scores.search.as_ref()) {
+            None => method,
+            Some(search) => format!(
+                "{method}; beam search{}",
+                if search.lm.is_some() { " with a language model" } else { "" }
+            ),
+        };
         let mut decodings = BTreeMap::new();
         for path in scored::list(&scores)? {
             if let (Some(name), true) = (path.file_name(), path.is_dir()) {
@@ -118,7 +139,7 @@ impl RunRecord {
             method,
             ctc_only: !stages.is_empty() && stages.iter().all(|s| s.objective == "ctc"),
             metrics: if stages.is_empty() { Metrics::default() } else { metrics(dir)? },
-            scores: scored::read_all(&scores)?,
+            scores: by_corpus,
             decodings,
             student,
             stretches: times::read(dir)?,

@@ -148,7 +148,7 @@ fn legend(comparison: &Comparison, chance: bool) -> Vec<String> {
         let usual = comparison.usual_seeds();
         text.push(format!("±: standard deviation over seeds, {usual} of them unless a row says otherwise."));
     }
-    text.push("An empty cell was not run.".to_owned());
+    text.push("An empty cell was not run, or has nothing to be compared with.".to_owned());
     if comparison.paper {
         text.push(
             "Under `paper`: the published number where it is known, on LibriSpeech's own test sets."
@@ -156,6 +156,13 @@ fn legend(comparison: &Comparison, chance: bool) -> Vec<String> {
         );
     }
     let mut paragraphs = vec![text.join(" ")];
+    if !several && rows.iter().any(|row| row.baseline.is_some()) {
+        paragraphs.push(
+            "One seed: what is said of chance here is of the choice of test utterances alone. Another seed of the same \
+             student may differ by more than two rows do."
+                .to_owned(),
+        );
+    }
     let runs = || rows.iter().flat_map(|row| &row.runs);
     if runs().any(|run| !run.finished) {
         paragraphs.push(

@@ -61,6 +61,7 @@ pub fn evaluate(
             corpus.dir().display()
         );
     }
+    options.decoder.require_words_of(&model.config.labels)?;
     let utterances = corpus.utterances();
     if utterances.iter().all(|u| u.text.trim().is_empty()) {
         return Err(Error::format(

@@ -112,7 +112,7 @@ impl Scores {
 }
 
 impl std::fmt::Display for Scores {
-    /// Three lines for people.
+    /// Three lines for people, and one more about a beam search.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { wer_interval: w, cer_interval: c, .. } = self;
         writeln!(
@@ -138,7 +138,8 @@ impl std::fmt::Display for Scores {
             self.utterances,
             self.audio_seconds / 60.0,
             self.blank_rate
-        )
+        )?;
+        self.search.as_ref().map_or(Ok(()), |search| write!(f, "\ndecoded with {search}"))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Refuses pipelines that parse but cannot work.
 
 use super::objective::{Objective, Target};
-use super::pipeline::{Pipeline, Stage};
+use super::pipeline::{LayerPair, Pipeline, Stage};
 use super::recipe::positive;
 use crate::device::Precision;
 
@@ -143,8 +143,9 @@ fn pairs(key: &str, stage: &Stage) -> std::result::Result<(), String> {
              layers of both"
         ));
     }
-    for (number, (student, teacher)) in pairs.iter().enumerate() {
-        if pairs[..number].contains(&(*student, *teacher)) {
+    for (number, pair) in pairs.iter().enumerate() {
+        if pairs[..number].contains(pair) {
+            let LayerPair { student, teacher } = pair;
             return Err(format!("{key}: expected every pair once, found [{student}, {teacher}] twice"));
         }
     }

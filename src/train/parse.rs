@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::check::validate;
-use super::pipeline::Pipeline;
+use super::pipeline::{Pipeline, Stage};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -36,13 +36,15 @@ pub fn parse(text: &str, overrides: &[String], path: &Path) -> Result<Pipeline> 
     inherit_optimizer(&mut document);
     // Through text again, so that an error in a value shows the line that holds it.
     let text = toml::to_string(&document).map_err(|e| Error::format(path, e.to_string()))?;
-    let pipeline: Pipeline = toml::from_str(&text).map_err(|e| match explain(path, &e) {
+    let mut pipeline: Pipeline = toml::from_str(&text).map_err(|e| match explain(path, &e) {
         Error::Format { path, detail } if !overrides.is_empty() => {
             Error::format(path, format!("with --set {}: {}", overrides.join(" --set "), detail.trim_end()))
         }
         error => error,
     })?;
     validate(&pipeline).map_err(|detail| Error::format(path, detail))?;
+    pipeline.optimizer.settle();
+    pipeline.stage.iter_mut().for_each(Stage::settle);
     Ok(pipeline)
 }
 
@@ -122,7 +124,6 @@ fn set(document: &mut toml::Value, assignment: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::pipeline::Stage;
     use crate::train::recipe::Rule;
 
     const SHORT: &str = "name = 'a'\nstudent = 'jasper-nano'\n[data]\ntrain = ['c']\n[[stage]]\nobjective = 'ctc'\nepochs = 1\n";
@@ -158,6 +159,11 @@ mod tests {
         let pipeline = parse(REFERENCE, &[], Path::new("reference")).unwrap();
         let text = toml::to_string(&pipeline).unwrap();
         assert_eq!(parse(&text, &[], Path::new("again")).unwrap(), pipeline);
+        for word in
+            ["pairs = [[", "frame_weighting = true", "bridge_kernel = 1", "lambda = 0.25", "beta2 = 0.0"]
+        {
+            assert!(text.contains(word), "{word}: {text}");
+        }
     }
 
     #[test]
@@ -236,6 +242,10 @@ mod tests {
             (
                 vec!["stage.0.objective=rkd", "stage.0.teacher=['c']", "stage.0.pairs=[[\"first\", 2]]"],
                 "expected `last` or the number of a layer, found `first`",
+            ),
+            (
+                vec!["stage.0.objective=rkd", "stage.0.teacher=['c']", "stage.0.pairs=[[1, 2, 3]]"],
+                "expected [student's layer, teacher's layer], found 3 layers",
             ),
             (vec!["threads=1000000"], "threads: expected 1 to 1024"),
             (vec!["stage.0.epochs=0"], "N at least 1"),

@@ -148,7 +148,7 @@ pub struct Stage {
     pub fuse: Vec<Fused>,
     /// rkd: pairs of layers, the student's and the teacher's (default: the last of both).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pairs: Option<Vec<(HiddenLayer, HiddenLayer)>>,
+    pub pairs: Option<Vec<LayerPair>>,
     /// rkd: whether frames are weighted by the teacher's mask (default true).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frame_weighting: Option<bool>,
@@ -175,6 +175,33 @@ pub struct Stage {
     pub optimizer: Option<Optimizer>,
 }
 
+/// Two layers of an rkd stage: `[student's, teacher's]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<HiddenLayer>", into = "Vec<HiddenLayer>")]
+pub struct LayerPair {
+    /// The student's layer.
+    pub student: HiddenLayer,
+    /// The teacher's layer.
+    pub teacher: HiddenLayer,
+}
+
+impl TryFrom<Vec<HiddenLayer>> for LayerPair {
+    type Error = String;
+
+    fn try_from(layers: Vec<HiddenLayer>) -> Result<Self, String> {
+        match layers[..] {
+            [student, teacher] => Ok(Self { student, teacher }),
+            _ => Err(format!("expected [student's layer, teacher's layer], found {} layers", layers.len())),
+        }
+    }
+}
+
+impl From<LayerPair> for Vec<HiddenLayer> {
+    fn from(pair: LayerPair) -> Self {
+        vec![pair.student, pair.teacher]
+    }
+}
+
 impl Stage {
     /// Whether RKD weights frames.
     pub fn frame_weighting(&self) -> bool {
@@ -182,11 +209,13 @@ impl Stage {
     }
 
     /// Pairs of layers of an rkd stage, the student's and the teacher's; none for other objectives.
-    pub fn pairs(&self) -> Vec<(HiddenLayer, HiddenLayer)> {
+    pub fn pairs(&self) -> Vec<LayerPair> {
         match (&self.pairs, self.objective.target()) {
             (_, Target::None | Target::Posterior | Target::Nbest) => Vec::new(),
             (Some(pairs), Target::Hidden) => pairs.clone(),
-            (None, Target::Hidden) => vec![(HiddenLayer::Last, HiddenLayer::Last)],
+            (None, Target::Hidden) => {
+                vec![LayerPair { student: HiddenLayer::Last, teacher: HiddenLayer::Last }]
+            }
         }
     }
 
@@ -210,6 +239,23 @@ impl Stage {
         self.guide_blank.unwrap_or(false)
     }
 
+    /// Writes out what the objective uses and the pipeline left to its default.
+    pub(super) fn settle(&mut self) {
+        let objective = self.objective;
+        let set = |uses: bool, value| uses.then_some(value);
+        if objective == Objective::Rkd {
+            self.pairs = Some(self.pairs());
+            self.frame_weighting = Some(self.frame_weighting());
+            self.bridge_kernel = Some(self.bridge_kernel());
+        }
+        self.lambda = set(objective.default_lambda().is_some(), self.lambda());
+        self.temperature = set(objective.has_temperature(), self.temperature());
+        self.guide_blank = (objective == Objective::CtcGuided).then(|| self.guide_blank());
+        if let Some(optimizer) = &mut self.optimizer {
+            optimizer.settle();
+        }
+    }
+
     /// The stage's teachers, each as its caches, and their weights; one teacher of weight 1 without `fuse`.
     pub fn teachers(&self) -> Vec<(&[PathBuf], f64)> {
         let fused = self.fuse.iter().map(|fused| (fused.teacher.as_slice(), fused.weight));
@@ -220,7 +266,7 @@ impl Stage {
 
 /// One of several teachers of a stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table { teacher = [\"CACHEDIR\"], weight = 0.5 }")]
 pub struct Fused {
     /// Its caches.
     pub teacher: Vec<PathBuf>,

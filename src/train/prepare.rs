@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::copies::{Copies, SpeedCopies};
 use super::objective::Target;
-use super::pipeline::{Pipeline, Stage};
+use super::pipeline::{LayerPair, Pipeline, Stage};
 use super::targets::{Place, TeacherSet};
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
@@ -177,11 +177,12 @@ impl Prepared {
             teachers.push(PreparedTeacher { set, weight, places: places.into_iter().flatten().collect() });
         }
         let mut pairs = Vec::new();
-        for (student, of_teacher) in stage.pairs() {
+        let wanted = stage.pairs();
+        for &LayerPair { student, teacher } in &wanted {
             let student_width = model.config.layer_width(student)?;
-            for teacher in &teachers {
-                let teacher_width = teacher.set.width_of(of_teacher)?;
-                pairs.push(Pair { student, student_width, teacher: of_teacher, teacher_width });
+            for of in &teachers {
+                let teacher_width = of.set.width_of(teacher, &wanted)?;
+                pairs.push(Pair { student, student_width, teacher, teacher_width });
             }
         }
         let mut examples = Vec::new();

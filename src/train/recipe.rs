@@ -82,6 +82,12 @@ impl Optimizer {
         (self.beta1.unwrap_or(first), self.beta2.unwrap_or(second))
     }
 
+    /// Writes out what was left to the rule.
+    pub(super) fn settle(&mut self) {
+        let (beta1, beta2) = self.betas();
+        (self.beta1, self.beta2) = (Some(beta1), Some(beta2));
+    }
+
     /// Whether every value can work; `key` is where the table stands.
     ///
     /// # Errors

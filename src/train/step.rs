@@ -96,7 +96,8 @@ pub fn forward_backward(
                 let pairs = pairs.map(|((bridge, hidden), HiddenTarget { values, weight })| {
                     let width = values.len() / (rows * padded).max(1);
                     let target = tensor(values, [rows, width, padded]);
-                    rkd_loss(bridge.forward(hidden), target, tensor(weight, [rows, 1, padded]))
+                    let predicted = bridge.forward(hidden, || frame_masked(&output.frames).swap_dims(1, 2));
+                    rkd_loss(predicted, target, tensor(weight, [rows, 1, padded]))
                 });
                 let sum = pairs.reduce(|sum, loss| sum + loss);
                 Some(sum.ok_or_else(|| Error::invalid("an rkd stage has no bridge"))?)

@@ -1,8 +1,9 @@
 //! The caches of ONE teacher as a single table by utterance, joined with the student's corpora.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
+use super::pipeline::LayerPair;
 use crate::cache::Cache;
 use crate::cache::identity::Teacher;
 use crate::corpus::Utterance;
@@ -74,20 +75,31 @@ impl TeacherSet {
         Ok(Self { places, permutation: (!identity).then_some(map), labels: labels.clone(), caches })
     }
 
-    /// Width of the teacher's hidden states at a layer.
+    /// Width of the teacher's hidden states at a layer, one of those that the stage's pairs want.
     ///
     /// # Errors
-    /// When a cache does not have the layer.
-    pub fn width_of(&self, layer: HiddenLayer) -> Result<usize> {
+    /// When a cache does not have the layer; says how to make one that has them all.
+    pub fn width_of(&self, layer: HiddenLayer, wanted: &[LayerPair]) -> Result<usize> {
         let mut width = None;
         for cache in &self.caches {
             let found = cache.identity().width_of(layer).ok_or_else(|| {
-                let layers = cache.identity().layers.iter().map(|inner| inner.layer.to_string());
+                let list = |layers: &BTreeSet<HiddenLayer>, between| {
+                    layers.iter().map(ToString::to_string).collect::<Vec<_>>().join(between)
+                };
+                let inner = cache.identity().layers.iter().map(|inner| HiddenLayer::Inner(inner.layer));
+                let mut layers: BTreeSet<_> = inner.chain([HiddenLayer::Last]).collect();
+                let found = list(&layers, ", ");
+                layers.extend(wanted.iter().map(|pair| pair.teacher));
+                layers.remove(&HiddenLayer::Last);
                 Error::mismatch(
                     format!("layers of cache {}", cache.dir().display()),
                     format!("the teacher's layer {layer}"),
-                    layers.chain(["last".to_owned()]).collect::<Vec<_>>().join(", "),
-                    format!("make another with `tutornet cache --layers {layer}`, or take another layer in `pairs`"),
+                    found,
+                    format!(
+                        "make another with `tutornet cache --layers {}`, or take other layers in `pairs` (the teacher's last \
+                         is \"last\")",
+                        list(&layers, ",")
+                    ),
                 )
             })?;
             width = Some(found as usize);

@@ -14,7 +14,7 @@ fn a_cache_of_inner_layers_trains_pairs_and_resumes_byte_equal() {
         command.arg("--out").arg(&out);
         command
     };
-    fails(&mut cache("1,99"), &["layer of jasper-nano", "last or 0 to", "found 99", "blocks.K"]);
+    fails(&mut cache("1,99"), &["layer of jasper-nano", "last, or 0 to 3", "found 99", "blocks.K"]);
     exits(&mut cache("1,-1"), 2).says(&["expected `last` or the number of a layer"]);
     succeeds(&mut cache("2,1,last,2"));
     succeeds(tutornet().arg("verify").arg(&out));
@@ -26,6 +26,7 @@ fn a_cache_of_inner_layers_trains_pairs_and_resumes_byte_equal() {
         contents(&out) == whole,
         "the order of --layers does not matter, and a shard comes back as it was"
     );
+    fails(&mut cache("4"), &["blocks.4 is the last layer"]);
     fails(&mut cache("1"), &["inner layers 1, found", "inner layers 1, 2"]);
 
     // The last layer's columns are what they are without the inner ones.
@@ -60,7 +61,7 @@ fn a_cache_of_inner_layers_trains_pairs_and_resumes_byte_equal() {
     }
 
     for (pairs, words) in [
-        ("pairs = [[1, 3]]", vec!["the teacher's layer 3", "1, 2, last", "--layers 3"]),
+        ("pairs = [[1, 3]]", vec!["the teacher's layer 3", "1, 2, last", "--layers 1,2,3`"]),
         ("pairs = [[77, 2]]", vec!["layer of jasper-nano", "found 77"]),
     ] {
         let pipeline = fixture.pipeline("p-refused", &stage(pairs, &out));

@@ -95,14 +95,17 @@ fn layers_that_do_not_exist_or_have_more_frames_are_refused() {
     assert_eq!(mini.layer_width(HiddenLayer::Last).unwrap(), 1024);
     for number in [12, 99] {
         let error = error(&mini, number);
-        assert!(error.contains("last or 0 to 11") && error.contains("blocks.K"), "{error}");
+        assert!(error.contains("last, or 0 to 11 (blocks.0 to blocks.11)"), "{error}");
     }
+    assert!(
+        error(&mini, 12).contains("blocks.12 is the last layer") && error(&mini, 99).contains("blocks.K")
+    );
     let mut late = nano();
     nano_blocks(&mut late).blocks[2] =
         jasper::BlockConfig { stride: 2, ..nano_blocks(&mut nano()).blocks[0].clone() };
-    assert!(error(&late, 1).contains("behind every stride"));
+    assert!(error(&late, 1).contains("last, or 2 to 3"));
     assert!(late.layer_width(HiddenLayer::Inner(2)).is_ok());
     let deep = presets::find("deepspeech2").unwrap();
     assert_eq!(deep.layer_width(HiddenLayer::Inner(0)).unwrap(), 1024);
-    assert!(error(&deep, 3).contains("last or 0 to 2"));
+    assert!(error(&deep, 3).contains("last, or 0 to 2 (layers.0"));
 }
