@@ -131,16 +131,16 @@ fn hidden() -> Vec<u16> {
 #[divan::bench]
 fn codec_encode(bencher: Bencher) {
     let values = hidden();
-    bencher.counter(audio(SECONDS)).bench(|| codec::encode(black_box(&values), SECONDS * 50, 1024));
+    bencher.counter(audio(SECONDS)).bench(|| codec::f16::encode(black_box(&values), SECONDS * 50, 1024));
 }
 
 /// A cache's payload back into hidden states.
 #[divan::bench]
 fn codec_decode(bencher: Bencher) {
-    let payload = codec::encode(&hidden(), SECONDS * 50, 1024);
+    let payload = codec::f16::encode(&hidden(), SECONDS * 50, 1024);
     let mut out = Vec::new();
     bencher.counter(audio(SECONDS)).bench_local(move || {
-        codec::decode(black_box(&payload), SECONDS * 50, 1024, &mut out).expect("a payload");
+        codec::f16::decode(black_box(&payload), SECONDS * 50, 1024, &mut out).expect("a payload");
         out.len()
     });
 }

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use burn::tensor::Device;
-
 use super::Cache;
+use super::codec::{CODEC_FILE, CodecModel, CodecName};
 use super::forward::Teacher;
 use super::identity::{CorpusIdentity, IDENTITY, Identity, InnerLayer, Teacher as TeacherIdentity};
+use super::learn::{self, Sampled};
 use super::manifest::{MANIFEST, Manifest, ShardEntry};
 use super::nbest::{NbestIdentity, NbestSearch};
 use super::resume::{self, Wanted};
-use super::rows::Rows;
+use super::rows::belongs;
 use super::schema::Key;
 use super::stage::{self, Done, Job};
 use crate::corpus::Corpus;
@@ -48,6 +49,10 @@ pub struct Options {
     pub batch_seconds: Option<f64>,
     /// Temperature of an extra column with the softmax itself.
     pub temperature: Option<f64>,
+    /// How hidden states are stored.
+    pub codec: CodecName,
+    /// A cache whose learned codec is taken instead of learning one.
+    pub codec_from: Option<PathBuf>,
     /// Inner layers whose outputs the cache shall have beside the last's.
     pub layers: Vec<HiddenLayer>,
     /// A search for an extra column with the teacher's best texts, and how many of them.
@@ -83,17 +88,17 @@ pub struct Summary {
 /// When model and corpus do not fit, the directory holds another cache or is being written, the
 /// teacher fails, or the disk does; everything finished stays and the same call goes on from there.
 pub fn build(options: &Options, stop: &Stop) -> Result<Summary> {
-    let source = Source::open(options)?;
+    let mut source = Source::open(options)?;
     // A device that is not there leaves no cache behind that is of nothing yet.
     let begun = options.out.join(IDENTITY).exists();
-    let device = if begun { None } else { Some(options.device.open_with(options.precision)?) };
+    let mut teacher = if begun { None } else { Some(source.teacher(options)?) };
     files::create_dir(&options.out)?;
     let _lock = DirectoryLock::acquire(&options.out)?;
     files::sweep(&options.out)?;
+    let Settled { codecs, sampled, learning } = source.settle(options, &mut teacher, stop)?;
     let identity = &source.identity;
-    settle(identity, &options.out)?;
     let cache = files::blake3_file(&options.out.join(IDENTITY))?;
-    let mut finished = resume::survey(&options.out, identity, &cache, &source.wanted)?;
+    let mut finished = resume::survey(&options.out, identity, &cache, &codecs, &source.wanted)?;
     let pending: Vec<usize> = (0..finished.len()).filter(|&shard| finished[shard].is_none()).collect();
     let done = if pending.is_empty() {
         Done::default()
@@ -103,9 +108,10 @@ pub fn build(options: &Options, stop: &Stop) -> Result<Summary> {
             tracing::info!("{}: {ready} of {all} shards are there already", options.out.display());
         }
         resume::reopen(&options.out, &finished)?;
-        let teacher = source.teacher(options, device)?;
-        source.run(options, &pending, &cache, &teacher, stop, false)?
+        let teacher = teacher.map_or_else(|| source.teacher(options), Ok)?;
+        source.run(options, &pending, (&cache, &codecs, &sampled), &teacher, stop, false)?
     };
+    let done = learning.before(done);
     let written = done.shards.len();
     for (shard, entry) in &done.shards {
         finished[*shard] = Some(entry.clone());
@@ -143,9 +149,10 @@ pub fn build(options: &Options, stop: &Stop) -> Result<Summary> {
 /// When model and corpus do not fit, or the teacher fails.
 pub fn bare(options: &Options, stop: &Stop) -> Result<Summary> {
     let source = Source::open(options)?;
-    let teacher = source.teacher(options, None)?;
+    let teacher = source.teacher(options)?;
     let pending: Vec<usize> = (0..source.wanted.len()).collect();
-    Ok(summary(&source.run(options, &pending, "", &teacher, stop, true)?))
+    let codecs = CodecModel::fixed(CodecName::F16, []);
+    Ok(summary(&source.run(options, &pending, ("", &codecs, &[]), &teacher, stop, true)?))
 }
 
 fn summary(done: &Done) -> Summary {
@@ -196,6 +203,7 @@ impl Source {
             count(config.stride())?,
             count(config.hidden_width())?,
         );
+        identity.codec = options.codec.to_string();
         identity.temperature = options.temperature;
         let nbest = match &options.nbest {
             Some((Decoder::Beam(search, settings), texts)) => {
@@ -230,22 +238,90 @@ impl Source {
         Ok(Self { corpus, identity, wanted, nbest })
     }
 
-    /// Opens the device, unless it is open, and loads the weights.
-    fn teacher(&self, options: &Options, device: Option<Device>) -> Result<Teacher> {
-        let device = match device {
-            Some(device) => device,
-            None => options.device.open_with(options.precision)?,
-        };
+    /// Opens the device and loads the weights.
+    fn teacher(&self, options: &Options) -> Result<Teacher> {
+        let device = options.device.open_with(options.precision)?;
         let model = Model::load(&options.model, &device)?;
         let layers = self.identity.layers.iter().map(|inner| HiddenLayer::Inner(inner.layer)).collect();
         Ok(Teacher::new(model, device, options.device.to_string(), layers))
+    }
+
+    /// Makes the directory a cache of this identity, its codec included: opens the codec, takes it from another cache, or
+    /// learns it. `cache.toml` comes first, as it names the codec's file; without that, learning gives the same again.
+    fn settle(&mut self, options: &Options, teacher: &mut Option<Teacher>, stop: &Stop) -> Result<Settled> {
+        let out = &options.out;
+        if !options.codec.is_learned() {
+            settle(&self.identity, out)?;
+            return Ok(Settled::of(CodecModel::open(out, &self.identity)?));
+        }
+        let found = Identity::load(out).ok();
+        if let Some(other) = &options.codec_from {
+            let bytes = self.borrow(other)?;
+            settle(&self.identity, out)?;
+            files::write(&out.join(CODEC_FILE), &bytes)?;
+            return Ok(Settled::of(CodecModel::open(out, &self.identity)?));
+        }
+        if let Some(found) = &found {
+            self.identity.codec_model.clone_from(&found.codec_model);
+            settle(&self.identity, out)?;
+            match CodecModel::open(out, &self.identity) {
+                Ok(codecs) => return Ok(Settled::of(codecs)),
+                Err(error) => tracing::warn!("{error}; learning it again"),
+            }
+        }
+        let teacher = match teacher {
+            Some(teacher) => teacher,
+            None => teacher.insert(self.teacher(options)?),
+        };
+        let started = std::time::Instant::now();
+        let budget = budget(options, teacher);
+        let source = learn::Source { corpus: &self.corpus, wanted: &self.wanted, budget, stop };
+        let (sampled, mut learning) = source.sample(teacher)?;
+        let codecs = learn::learn(options.codec, &self.identity, &sampled)?;
+        let bytes = codecs.to_bytes()?;
+        let hash = blake3::hash(&bytes).to_hex().to_string();
+        if let Some(expected) = found.and_then(|found| found.codec_model).filter(|expected| *expected != hash)
+        {
+            return Err(Error::mismatch(
+                format!("codec learned again for {}", out.display()),
+                expected,
+                hash,
+                "another machine or device learned the first; start again into another --out",
+            ));
+        }
+        self.identity.codec_model = Some(hash);
+        settle(&self.identity, out)?;
+        files::write(&out.join(CODEC_FILE), &bytes)?;
+        learning.wall = started.elapsed();
+        Ok(Settled { codecs: Arc::new(codecs), sampled, learning })
+    }
+
+    /// The learned codec of another cache of this teacher.
+    fn borrow(&mut self, other: &Path) -> Result<Vec<u8>> {
+        let found = Identity::load(other)?;
+        let named = |identity: &Identity| {
+            let layers: Vec<String> =
+                identity.hidden_layers().iter().map(|(layer, width)| format!("{layer}:{width}")).collect();
+            format!("{}, layers {}, of {}", identity.codec, layers.join(" "), identity.teacher.hash)
+        };
+        if named(&self.identity) != named(&found) {
+            return Err(Error::mismatch(
+                format!("codec of {}", other.display()),
+                named(&self.identity),
+                named(&found),
+                "--codec-from takes a cache of the same teacher, layers and --codec",
+            ));
+        }
+        CodecModel::open(other, &found)?;
+        self.identity.codec_model = found.codec_model;
+        files::read(&other.join(CODEC_FILE))
     }
 
     fn run(
         &self,
         options: &Options,
         pending: &[usize],
-        cache: &str,
+        (cache, codecs, sampled): (&str, &CodecModel, &[Sampled]),
         teacher: &Teacher,
         stop: &Stop,
         bare: bool,
@@ -254,7 +330,6 @@ impl Source {
             pending.iter().flat_map(|&shard| &self.corpus.utterances()[self.corpus.shard(shard)]);
         let frames: u64 = utterances.map(|u| u64::from(u.frames)).sum();
         let progress = Progress::new("cache", "s of audio", frames / 100);
-        let default = if teacher.is_cpu() { CPU_BATCH } else { GPU_BATCH };
         let job = Job {
             corpus: &self.corpus,
             dir: &options.out,
@@ -262,8 +337,10 @@ impl Source {
             cache,
             wanted: &self.wanted,
             pending,
-            budget: frames_of(options.batch_seconds.unwrap_or(default)),
+            budget: budget(options, teacher),
             workers: options.workers.clamp(1, 256),
+            codecs,
+            sampled,
             nbest: self.nbest.as_ref(),
             progress: &progress,
             stop,
@@ -274,9 +351,29 @@ impl Source {
     }
 }
 
+/// Padded feature frames of a batch.
+fn budget(options: &Options, teacher: &Teacher) -> usize {
+    frames_of(options.batch_seconds.unwrap_or(if teacher.is_cpu() { CPU_BATCH } else { GPU_BATCH }))
+}
+
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive and saturating")]
 fn frames_of(seconds: f64) -> usize {
     (seconds * 100.0) as usize
+}
+
+/// What [`Source::settle`] leaves for the run.
+struct Settled {
+    codecs: Arc<CodecModel>,
+    /// What was computed for a codec to learn from.
+    sampled: Vec<Sampled>,
+    /// What that cost.
+    learning: Done,
+}
+
+impl Settled {
+    fn of(codecs: CodecModel) -> Self {
+        Self { codecs: Arc::new(codecs), sampled: Vec::new(), learning: Done::default() }
+    }
 }
 
 /// Makes `out` a cache of `identity`: writes `cache.toml`, or compares the one that is there.
@@ -318,5 +415,5 @@ fn begins_as(identity: &Identity, out: &Path) -> Result<Option<bool>> {
     if shards.is_empty() {
         return Ok(None);
     }
-    Ok(Some(shards.iter().any(|path| Rows::open(path, identity, &hash).is_ok())))
+    Ok(Some(shards.iter().any(|path| belongs(path, identity, &hash))))
 }

@@ -3,10 +3,11 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::codec;
+use super::codec::{Codec, CodecModel, f16 as halves_codec};
 use super::nbest::{self, NbestSearch};
 use super::schema::{Key, Row};
 use crate::labels::Labels;
+use crate::models::HiddenLayer;
 
 /// Frames converted at a time: one cache line of every channel.
 const BLOCK: usize = 16;
@@ -14,6 +15,8 @@ const BLOCK: usize = 16;
 /// Output of one layer for one utterance.
 #[derive(Debug, Clone, Copy)]
 pub struct Hidden<'a> {
+    /// Which.
+    pub layer: HiddenLayer,
     /// `[width, padded]`, channel by channel.
     pub values: &'a [f32],
     /// Channels.
@@ -37,13 +40,15 @@ pub struct Raw<'a> {
     pub labels: usize,
 }
 
-/// The columns that not every cache has.
+/// The columns that not every cache has, and codecs other than `f16`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Extras<'a> {
     /// Asks for the column `softmax` at this temperature.
     pub temperature: Option<f64>,
     /// Asks for the column `nbest`, found by this search over these labels.
     pub nbest: Option<(&'a NbestSearch, &'a Labels)>,
+    /// How hidden states are stored; exactly without.
+    pub codecs: Option<&'a CodecModel>,
 }
 
 /// Encodes one utterance.
@@ -52,7 +57,7 @@ pub struct Extras<'a> {
 /// When a value is not finite or beyond half precision; the text says which and where.
 #[expect(clippy::cast_possible_truncation, reason = "the search reads single precision")]
 pub fn encode(key: Key, raw: Raw, extras: Extras<'_>) -> Result<Row, String> {
-    let [states, weights] = hidden(&raw, raw.hidden)?;
+    let [states, weights] = hidden(&raw, raw.hidden, extras)?;
     let log_posterior = log_softmax(&raw)?;
     let mut payloads = vec![states, weights, halves_le(log_posterior.iter().copied())];
     if let Some(temperature) = extras.temperature {
@@ -64,16 +69,50 @@ pub fn encode(key: Key, raw: Raw, extras: Extras<'_>) -> Result<Row, String> {
         payloads.push(nbest::encode(&search.texts(&single, labels))?);
     }
     for &inner in raw.inner {
-        payloads.extend(hidden(&raw, inner)?);
+        payloads.extend(hidden(&raw, inner, extras)?);
     }
     Ok(Row::new(key, payloads))
 }
 
 /// The payloads of a layer: its hidden states in half precision, `[frames, width]`, and m[t] = sigmoid(mean over d of
 /// hidden[t, d]) from the single-precision values (TutorNet, equation 6).
-fn hidden(raw: &Raw, layer: Hidden) -> Result<[Vec<u8>; 2], String> {
+fn hidden(raw: &Raw, layer: Hidden, extras: Extras<'_>) -> Result<[Vec<u8>; 2], String> {
+    let codec = extras.codecs.and_then(|codecs| codecs.of(layer.layer)).unwrap_or(&Codec::F16);
+    match codec {
+        Codec::F16 => exact(raw, layer),
+        codec => coded(raw, layer, codec),
+    }
+}
+
+/// The hidden states `[frames, width]` of a layer, frame by frame.
+pub fn by_frame(layer: Hidden, frames: usize, padded: usize) -> Vec<f32> {
+    let mut values = vec![0f32; frames * layer.width];
+    for (channel, line) in layer.values.chunks_exact(padded.max(1)).take(layer.width).enumerate() {
+        for (frame, &value) in line[..frames].iter().enumerate() {
+            values[frame * layer.width + channel] = value;
+        }
+    }
+    values
+}
+
+/// [`hidden`] with another codec than the exact one.
+fn coded(raw: &Raw, layer: Hidden, codec: &Codec) -> Result<[Vec<u8>; 2], String> {
+    let values = by_frame(layer, raw.frames, raw.padded);
+    let mut weights = Vec::with_capacity(4 * raw.frames);
+    for (frame, values) in values.chunks_exact(layer.width.max(1)).enumerate() {
+        if let Some((channel, value)) = values.iter().enumerate().find(|(_, v)| !v.is_finite()) {
+            return Err(format!("the hidden state of frame {frame}, channel {channel} is {value}"));
+        }
+        let sum: f64 = values.iter().map(|&v| f64::from(v)).sum();
+        weights.extend(sigmoid(sum / layer.width.max(1) as f64).to_le_bytes());
+    }
+    Ok([codec.encode(&values, raw.frames, layer.width), weights])
+}
+
+/// [`hidden`] with the codec `f16`.
+fn exact(raw: &Raw, layer: Hidden) -> Result<[Vec<u8>; 2], String> {
     let Raw { frames, padded, .. } = *raw;
-    let Hidden { values: hidden, width } = layer;
+    let Hidden { values: hidden, width, .. } = layer;
     let mut halves = vec![0u16; frames * width];
     let mut weights = Vec::with_capacity(frames);
     for start in (0..frames).step_by(BLOCK) {
@@ -98,7 +137,7 @@ fn hidden(raw: &Raw, layer: Hidden) -> Result<[Vec<u8>; 2], String> {
         weights.extend(sums[..count].iter().map(|sum| sigmoid(sum / width.max(1) as f64)));
     }
     let weights = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
-    Ok([codec::encode(&halves, frames, width), weights])
+    Ok([halves_codec::encode(&halves, frames, width), weights])
 }
 
 /// Says where the value that half precision cannot hold is; `start` and `count` bound its frame.
@@ -145,6 +184,7 @@ fn sigmoid(x: f64) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::codec::PART;
     use crate::random::Random;
 
     fn key(frames: u32) -> Key {
@@ -161,19 +201,19 @@ mod tests {
     fn payloads_hold_the_valid_frames_and_nothing_of_the_padding() {
         let (frames, padded, width, labels) = (37, 50, 24, 5);
         let (hidden, logits) = (noise(width * padded, 1), noise(padded * labels, 2));
-        let last = Hidden { values: &hidden, width };
-        let inner = [Hidden { values: &hidden[3 * padded..], width: 5 }];
+        let last = Hidden { layer: HiddenLayer::Last, values: &hidden, width };
+        let inner = [Hidden { layer: HiddenLayer::Inner(2), values: &hidden[3 * padded..], width: 5 }];
         let raw = Raw { hidden: last, inner: &inner, logits: &logits, frames, padded, labels };
-        let row = encode(key(37), raw, Extras { temperature: Some(2.0), nbest: None }).unwrap();
+        let row = encode(key(37), raw, Extras { temperature: Some(2.0), ..Extras::default() }).unwrap();
         let mut values = Vec::new();
-        codec::decode(&row.payloads[0], frames, width, &mut values).unwrap();
+        halves_codec::decode(&row.payloads[0], frames, width, &mut values).unwrap();
         assert_eq!(
             row.payloads.iter().skip(1).map(Vec::len).collect::<Vec<_>>(),
-            [37 * 4, 37 * 10, 37 * 10, 3 * codec::PART, 37 * 4]
+            [37 * 4, 37 * 10, 37 * 10, 3 * PART, 37 * 4]
         );
         assert_eq!(row.checksum.len(), 6 * 16);
         let mut of_inner = Vec::new();
-        codec::decode(&row.payloads[4], frames, 5, &mut of_inner).unwrap();
+        halves_codec::decode(&row.payloads[4], frames, 5, &mut of_inner).unwrap();
         for frame in 0..frames {
             let channels: Vec<f32> = (0..width).map(|d| hidden[d * padded + frame]).collect();
             let halves: Vec<f32> = channels.iter().map(|&v| f16::from_f32(v).to_f32()).collect();
@@ -223,7 +263,7 @@ mod tests {
     fn values_beyond_half_precision_are_named() {
         let (mut hidden, mut logits) = (noise(8 * 20, 3), noise(20 * 5, 4));
         fn raw<'a>(hidden: &'a [f32], logits: &'a [f32]) -> Raw<'a> {
-            let hidden = Hidden { values: hidden, width: 8 };
+            let hidden = Hidden { layer: HiddenLayer::Last, values: hidden, width: 8 };
             Raw { hidden, inner: &[], logits, frames: 19, padded: 20, labels: 5 }
         }
         for bad in [65520.0, f32::INFINITY, f32::NAN] {

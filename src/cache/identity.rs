@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::codec::CodecName;
 use super::nbest::NbestIdentity;
 use crate::error::{Error, Result};
 use crate::features::Frontend;
@@ -31,8 +32,11 @@ pub struct Identity {
     pub version: u32,
     /// Version of the bytes that the writer makes of the same values; see [`crate::shard::WRITER`].
     pub writer: u32,
-    /// Codec of the hidden states: [`super::codec::F16`].
+    /// Codec of the hidden states, a [`CodecName`].
     pub codec: String,
+    /// BLAKE3 of [`super::codec::CODEC_FILE`], where the codec is a learned one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codec_model: Option<String>,
     /// Feature frames per output frame.
     pub stride: u32,
     /// Which layer's output `hidden` is: `last`, after its ReLU.
@@ -103,7 +107,8 @@ impl Identity {
             format: FORMAT.to_owned(),
             version: VERSION,
             writer: crate::shard::WRITER,
-            codec: super::codec::F16.to_owned(),
+            codec: CodecName::F16.to_string(),
+            codec_model: None,
             stride,
             layer: "last".to_owned(),
             hidden_width,
@@ -157,11 +162,27 @@ impl Identity {
             ));
         }
         let identity: Self = toml::from_str(&text).map_err(bad)?;
-        if identity.codec != super::codec::F16 {
-            let detail = format!("expected codec {}, found {}", super::codec::F16, identity.codec);
+        let codec =
+            identity.codec_name().map_err(|detail| Error::format(&path, format!("codec: {detail}")))?;
+        if codec.is_learned() != identity.codec_model.is_some() {
+            let detail = format!("codec {codec}: expected codec_model with a learned codec, and only then");
             return Err(Error::format(&path, detail));
         }
         Ok(identity)
+    }
+
+    /// The codec of the hidden states.
+    ///
+    /// # Errors
+    /// When this program does not know it.
+    pub fn codec_name(&self) -> std::result::Result<CodecName, String> {
+        self.codec.parse()
+    }
+
+    /// Every layer that the cache has, with its channels.
+    pub fn hidden_layers(&self) -> Vec<(HiddenLayer, usize)> {
+        let inner = self.layers.iter().map(|l| (HiddenLayer::Inner(l.layer), l.width as usize));
+        std::iter::once((HiddenLayer::Last, self.hidden_width as usize)).chain(inner).collect()
     }
 
     /// Writes `DIR/cache.toml`, sealed.
@@ -206,9 +227,13 @@ impl Identity {
     }
 
     /// Every field by name, as text for a message.
-    fn fields(&self) -> [(&'static str, String); 14] {
+    fn fields(&self) -> [(&'static str, String); 15] {
         let temperature = self.temperature.map_or("no softmax column".to_owned(), |t| t.to_string());
         let nbest = self.nbest.as_ref().map_or("no N best texts".to_owned(), ToString::to_string);
+        let codec_model = match &self.codec_model {
+            Some(hash) => format!("codec learned as {}", short(hash)),
+            None => "codec without anything learned".to_owned(),
+        };
         let layers = self.layers.iter().map(|inner| inner.layer.to_string()).collect::<Vec<_>>();
         let layers = match layers.as_slice() {
             [] => "no inner layers".to_owned(),
@@ -218,6 +243,7 @@ impl Identity {
             ("schema version", self.version.to_string()),
             ("writer", format!("writer {}", self.writer)),
             ("codec", self.codec.clone()),
+            ("learned codec", codec_model),
             ("stride", format!("stride {}", self.stride)),
             ("layer", format!("layer {}", self.layer)),
             ("hidden width", format!("{} channels", self.hidden_width)),

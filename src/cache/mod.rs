@@ -1,7 +1,7 @@
 //! The teacher cache: everything that distillation needs of a teacher, written once.
 //!
 //! A cache is a directory: `cache.toml` says what it is of ([`identity`]), `shard-*.parquet` hold one row
-//! an utterance ([`schema`], [`codec`]), `manifest.toml` holds every shard's BLAKE3 and, by being there,
+//! an utterance ([`schema`], [`codec`]; what a codec learned lies in `codec.safetensors`), `manifest.toml` holds every shard's BLAKE3 and, by being there,
 //! says that nothing is missing ([`manifest`]).
 //!
 //! [`build()`] is stage one: it runs a model over a corpus shard by shard and goes on where it was stopped.
@@ -15,8 +15,10 @@ pub mod column;
 pub mod encode;
 pub mod forward;
 pub mod identity;
+mod learn;
 pub mod manifest;
 pub mod nbest;
+pub mod rate;
 mod reader;
 mod resume;
 pub mod rows;
@@ -26,6 +28,7 @@ mod verify;
 mod weights;
 
 pub use build::{CPU_BATCH, GPU_BATCH, Options, Summary, bare, build};
+pub use codec::CodecName;
 pub use identity::Identity;
 pub use manifest::{Manifest, ShardEntry};
 pub use reader::{Cache, Entry};

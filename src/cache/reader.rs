@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::codec::CodecModel;
 use super::column::Column;
 use super::identity::Identity;
 use super::manifest::Manifest;
@@ -16,6 +18,7 @@ use crate::models::HiddenLayer;
 pub struct Cache {
     dir: PathBuf,
     identity: Identity,
+    codecs: Arc<CodecModel>,
     manifest: Manifest,
     shards: Vec<Rows>,
     entries: Vec<Entry>,
@@ -49,6 +52,7 @@ impl Cache {
     pub fn open(dir: &Path) -> Result<Self> {
         let identity = Identity::load(dir)?;
         let manifest = Manifest::load(dir)?;
+        let codecs = Arc::new(CodecModel::open(dir, &identity)?);
         let mut shards = Vec::with_capacity(manifest.shards.len());
         let mut entries = Vec::new();
         let mut by_name = HashMap::new();
@@ -58,7 +62,7 @@ impl Cache {
             if let Some(difference) = entry.size_difference(dir)? {
                 return Err(Error::format(&path, format!("{difference}; {repair}")));
             }
-            let rows = Rows::open(&path, &identity, &manifest.identity)?;
+            let rows = Rows::open(&path, &identity, &manifest.identity, &codecs)?;
             if rows.keys().len() as u64 != entry.rows {
                 let detail = format!("expected {} rows, found {}; {repair}", entry.rows, rows.keys().len());
                 return Err(Error::format(&path, detail));
@@ -79,7 +83,7 @@ impl Cache {
             }
             shards.push(rows);
         }
-        Ok(Self { dir: dir.to_path_buf(), identity, manifest, shards, entries, by_name })
+        Ok(Self { dir: dir.to_path_buf(), identity, codecs, manifest, shards, entries, by_name })
     }
 
     /// Where the cache lies.
@@ -90,6 +94,11 @@ impl Cache {
     /// What the cache is of.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// How its hidden states are stored.
+    pub fn codecs(&self) -> &CodecModel {
+        &self.codecs
     }
 
     /// What the cache consists of.
@@ -115,6 +124,16 @@ impl Cache {
     pub fn hidden(&self, layer: HiddenLayer, index: usize, out: &mut Vec<f32>) -> Result<()> {
         let (rows, row) = self.locate(index)?;
         rows.hidden(layer, row, out)
+    }
+
+    /// What a learned codec stores of entry `index` at a layer: coordinates along its rotation's components,
+    /// `[frames, rank]`; of another codec the hidden states. Replaces `out`.
+    ///
+    /// # Errors
+    /// As for [`Cache::hidden`].
+    pub fn coordinates(&self, layer: HiddenLayer, index: usize, out: &mut Vec<f32>) -> Result<()> {
+        let (rows, row) = self.locate(index)?;
+        rows.coordinates(layer, row, out)
     }
 
     /// Frame weights of entry `index` at a layer: `[frames]`; replaces `out`.

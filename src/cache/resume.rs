@@ -6,9 +6,11 @@
 //! trusted when every row is the corpus' and every payload passes its checksum.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::codec::CodecModel;
 use super::identity::Identity;
 use super::manifest::{MANIFEST, Manifest, ShardEntry};
 use super::rows::Rows;
@@ -36,6 +38,7 @@ pub fn survey(
     dir: &Path,
     identity: &Identity,
     cache: &str,
+    codecs: &Arc<CodecModel>,
     wanted: &[Wanted],
 ) -> Result<Vec<Option<ShardEntry>>> {
     let manifest = match Manifest::load(dir) {
@@ -52,7 +55,7 @@ pub fn survey(
         .map(|wanted| {
             let listed = manifest.as_ref().and_then(|m| m.shards.iter().find(|s| s.file == wanted.file));
             let entry = listed.cloned().or_else(|| read_record(dir, &wanted.file));
-            let Some(entry) = entry else { return by_contents(dir, identity, cache, wanted) };
+            let Some(entry) = entry else { return by_contents(dir, identity, cache, codecs, wanted) };
             match entry.difference(dir)? {
                 None => Ok(Some(entry)),
                 Some(difference) => {
@@ -102,13 +105,19 @@ fn read_record(dir: &Path, file: &str) -> Option<ShardEntry> {
     toml::from_str(&text).ok().filter(|entry: &ShardEntry| entry.file == file)
 }
 
-fn by_contents(dir: &Path, identity: &Identity, cache: &str, wanted: &Wanted) -> Result<Option<ShardEntry>> {
+fn by_contents(
+    dir: &Path,
+    identity: &Identity,
+    cache: &str,
+    codecs: &Arc<CodecModel>,
+    wanted: &Wanted,
+) -> Result<Option<ShardEntry>> {
     let path = dir.join(&wanted.file);
     if !path.exists() {
         return Ok(None);
     }
     let check = || -> Result<u64> {
-        let rows = Rows::open(&path, identity, cache)?;
+        let rows = Rows::open(&path, identity, cache, codecs)?;
         if rows.keys() != wanted.keys {
             return Err(Error::format(&path, "its rows are not those of the corpus' shard"));
         }
@@ -157,8 +166,13 @@ mod tests {
         (identity, cache, wanted.collect())
     }
 
+    fn surveyed(dir: &Path, of: &(Identity, String, Vec<Wanted>)) -> Vec<Option<ShardEntry>> {
+        let codecs = Arc::new(CodecModel::open(dir, &of.0).unwrap());
+        survey(dir, &of.0, &of.1, &codecs, &of.2).unwrap()
+    }
+
     fn finished(dir: &Path, of: &(Identity, String, Vec<Wanted>)) -> Vec<bool> {
-        survey(dir, &of.0, &of.1, &of.2).unwrap().iter().map(Option::is_some).collect()
+        surveyed(dir, of).iter().map(Option::is_some).collect()
     }
 
     #[test]
@@ -176,17 +190,17 @@ mod tests {
         std::fs::write(&path, &bad).unwrap();
         assert_eq!(finished(dir, &of), [true, false]);
         std::fs::write(&path, &good).unwrap();
-        let entries = survey(dir, &of.0, &of.1, &of.2).unwrap();
+        let entries = surveyed(dir, &of);
         reopen(dir, &entries).unwrap();
         assert!(!dir.join(MANIFEST).exists() && dir.join("shard-00001.done").exists());
-        assert_eq!(survey(dir, &of.0, &of.1, &of.2).unwrap(), entries);
+        assert_eq!(surveyed(dir, &of), entries);
         std::fs::write(&path, &bad).unwrap();
         assert_eq!(finished(dir, &of), [true, false]);
         remove_records(dir, &of.2).unwrap();
         assert!(!dir.join("shard-00001.done").exists());
         assert_eq!(finished(dir, &of), [true, false]);
         std::fs::write(&path, &good).unwrap();
-        assert_eq!(survey(dir, &of.0, &of.1, &of.2).unwrap(), entries);
+        assert_eq!(surveyed(dir, &of), entries);
     }
 
     #[test]
@@ -206,7 +220,7 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let dir = temporary.path();
         let of = complete(dir);
-        reopen(dir, &survey(dir, &of.0, &of.1, &of.2).unwrap()).unwrap();
+        reopen(dir, &surveyed(dir, &of)).unwrap();
         let path = dir.join("shard-00000.done");
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[10] ^= 1;

@@ -1,12 +1,13 @@
 //! One open cache shard: its rows, and payloads that are checked on every read.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::datatypes::DataType;
 use bytes::Bytes;
 
-use super::codec;
+use super::codec::{Codec, CodecModel};
 use super::column::{Column, payloads};
 use super::identity::{Identity, short};
 use super::nbest::{self, NbestText};
@@ -26,6 +27,7 @@ pub struct Rows {
     /// Of `columns`, in the file.
     names: Vec<String>,
     widths: Vec<(HiddenLayer, usize)>,
+    codecs: Arc<CodecModel>,
     labels: usize,
 }
 
@@ -34,23 +36,9 @@ impl Rows {
     ///
     /// # Errors
     /// When the file is truncated, is no cache shard, or belongs to another cache.
-    pub fn open(path: &Path, identity: &Identity, cache: &str) -> Result<Self> {
+    pub fn open(path: &Path, identity: &Identity, cache: &str, codecs: &Arc<CodecModel>) -> Result<Self> {
         let shard = Shard::open(path)?;
-        for (name, expected) in [
-            (key::KIND, KIND.to_owned()),
-            (key::VERSION, identity.version.to_string()),
-            (key::CACHE, cache.to_owned()),
-        ] {
-            let found = shard.metadata(name).unwrap_or("nothing");
-            if found != expected {
-                return Err(Error::mismatch(
-                    format!("{name} of {}", path.display()),
-                    short(&expected),
-                    short(found),
-                    "the shard is of another cache; run `tutornet cache` again to replace it",
-                ));
-            }
-        }
+        require_member(&shard, identity, cache)?;
         let columns = payloads(identity);
         let batch = shard.columns(&SMALL)?;
         let checksums = batch.column_by_name(CHECKSUM).map(AsRef::as_ref).unwrap_or(batch.column(0).as_ref());
@@ -71,10 +59,8 @@ impl Rows {
             keys.push(Key { utterance, samples, audio_hash, frames });
         }
         let names = columns.iter().map(ToString::to_string).collect();
-        let inner = identity.layers.iter().map(|l| (HiddenLayer::Inner(l.layer), l.width as usize));
-        let widths =
-            std::iter::once((HiddenLayer::Last, identity.hidden_width as usize)).chain(inner).collect();
-        Ok(Self { shard, keys, checksums, columns, names, widths, labels: identity.labels.count() })
+        let (widths, codecs) = (identity.hidden_layers(), Arc::clone(codecs));
+        Ok(Self { shard, keys, checksums, columns, names, widths, codecs, labels: identity.labels.count() })
     }
 
     /// The rows in order.
@@ -103,8 +89,28 @@ impl Rows {
     pub fn hidden(&self, layer: HiddenLayer, row: usize, out: &mut Vec<f32>) -> Result<()> {
         let column = Column::Hidden(layer);
         let payload = self.payload(column, row)?;
-        let width = self.widths.iter().find(|(of, _)| *of == layer).map_or(0, |(_, width)| *width);
-        codec::decode(&payload, self.frames(row), width, out).map_err(|e| self.corrupt(column, row, e))
+        let (codec, width) = self.codec(layer)?;
+        codec.decode(&payload, self.frames(row), width, out).map_err(|e| self.corrupt(column, row, e))
+    }
+
+    /// What a learned codec stores of a row at a layer: coordinates along its rotation's components, `[frames, rank]`; of
+    /// another codec the hidden states.
+    ///
+    /// # Errors
+    /// As for [`Rows::hidden`].
+    pub fn coordinates(&self, layer: HiddenLayer, row: usize, out: &mut Vec<f32>) -> Result<()> {
+        let column = Column::Hidden(layer);
+        let payload = self.payload(column, row)?;
+        let (codec, width) = self.codec(layer)?;
+        codec.coordinates(&payload, self.frames(row), width, out).map_err(|e| self.corrupt(column, row, e))
+    }
+
+    fn codec(&self, layer: HiddenLayer) -> Result<(&Codec, usize)> {
+        let width = self.widths.iter().find(|(of, _)| *of == layer).map(|(_, width)| *width);
+        self.codecs
+            .of(layer)
+            .zip(width)
+            .ok_or_else(|| Error::format(self.shard.path(), format!("there is no layer {layer}")))
     }
 
     /// Frame weights of a row at a layer: `[frames]`.
@@ -143,7 +149,8 @@ impl Rows {
     /// As for [`Rows::hidden`], for the first column that is bad.
     pub fn check(&self, column: Column, row: usize, scratch: &mut Vec<f32>) -> Result<()> {
         match column {
-            Column::Hidden(layer) => self.hidden(layer, row, scratch),
+            // What is stored decodes; turning it back would say no more.
+            Column::Hidden(layer) => self.coordinates(layer, row, scratch),
             Column::FrameWeight(layer) => self.frame_weight(layer, row, scratch),
             Column::Posterior | Column::Softmax => self.halves(column, row, scratch),
             Column::Nbest => self.nbest(row).map(|_| ()),
@@ -215,4 +222,29 @@ impl Rows {
 
 fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Refuses a shard that is not of the cache `identity`, whose `cache.toml` has the BLAKE3 `cache`.
+fn require_member(shard: &Shard, identity: &Identity, cache: &str) -> Result<()> {
+    for (name, expected) in [
+        (key::KIND, KIND.to_owned()),
+        (key::VERSION, identity.version.to_string()),
+        (key::CACHE, cache.to_owned()),
+    ] {
+        let found = shard.metadata(name).unwrap_or("nothing");
+        if found != expected {
+            return Err(Error::mismatch(
+                format!("{name} of {}", shard.path().display()),
+                short(&expected),
+                short(found),
+                "the shard is of another cache; run `tutornet cache` again to replace it",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the file is a shard of that cache.
+pub fn belongs(path: &Path, identity: &Identity, cache: &str) -> bool {
+    Shard::open(path).is_ok_and(|shard| require_member(&shard, identity, cache).is_ok())
 }

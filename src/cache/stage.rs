@@ -7,6 +7,7 @@
 //! any time there are at most two batches before the device and two behind it, and the rows of the
 //! shard being gathered.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,15 +15,18 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 use super::batches::{Batch, plan};
+use super::codec::CodecModel;
 use super::encode::{Extras, Hidden, Raw, encode};
 use super::forward::{Forward, Input, Outcome, run_in_parts};
 use super::identity::Identity;
+use super::learn::Sampled;
 use super::manifest::ShardEntry;
 use super::nbest::NbestSearch;
 use super::resume::{Wanted, write_record};
 use super::schema::{Key, Row, write_shard};
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
+use crate::models::HiddenLayer;
 use crate::progress::Progress;
 use crate::signal::Stop;
 
@@ -47,6 +51,10 @@ pub struct Job<'a> {
     pub budget: usize,
     /// Threads that encode.
     pub workers: usize,
+    /// How hidden states are stored.
+    pub codecs: &'a CodecModel,
+    /// What is computed already.
+    pub sampled: &'a [Sampled],
     /// Finds the column `nbest`, where the identity has one.
     pub nbest: Option<&'a NbestSearch>,
     /// Advances by seconds of audio.
@@ -68,6 +76,19 @@ pub struct Done {
     pub valid: u64,
     /// Feature frames that went through, padding included.
     pub padded: u64,
+}
+
+impl Done {
+    /// The work of both, `self` having come first.
+    pub fn before(self, later: Self) -> Self {
+        Self {
+            shards: self.shards.into_iter().chain(later.shards).collect(),
+            forward: self.forward + later.forward,
+            wall: self.wall + later.wall,
+            valid: self.valid + later.valid,
+            padded: self.padded + later.padded,
+        }
+    }
 }
 
 /// One utterance behind the device.
@@ -129,8 +150,12 @@ fn load(job: &Job, sender: Sender<(usize, Batch, Input)>) -> Result<()> {
     for &shard in job.pending {
         let range = job.corpus.shard(shard);
         let utterances = &job.corpus.utterances()[range.clone()];
+        let there: BTreeSet<usize> = job.sampled.iter().filter(|s| s.shard == shard).map(|s| s.row).collect();
         let frames: Vec<u32> = utterances.iter().map(|u| u.frames).collect();
-        for batch in plan(&frames, job.budget) {
+        let left: Vec<usize> = (0..frames.len()).filter(|row| !there.contains(row)).collect();
+        let of_left: Vec<u32> = left.iter().map(|&row| frames[row]).collect();
+        for mut batch in plan(&of_left, job.budget) {
+            batch.rows.iter_mut().for_each(|row| *row = left[*row]);
             let mut input = Input::new(batch.rows.iter().map(|&row| frames[row] as usize).collect());
             for (index, &row) in batch.rows.iter().enumerate() {
                 job.corpus.features(range.start + row, &mut features)?;
@@ -160,6 +185,12 @@ fn forward(
     sender: Sender<Encode>,
     done: &mut Done,
 ) -> Result<()> {
+    for Sampled { shard, row, outcome, index } in job.sampled.iter().filter(|_| !bare) {
+        let from = Some((Arc::clone(outcome), *index));
+        if job.pending.contains(shard) && sender.send(Encode { shard: *shard, row: *row, from }).is_err() {
+            return Ok(());
+        }
+    }
     let mut limit = usize::MAX;
     for (shard, batch, input) in inputs {
         if job.stop.requested() {
@@ -204,13 +235,14 @@ fn forward(
 /// Turns outcomes into rows.
 fn encode_all(job: &Job, outcomes: &Receiver<Encode>, rows: &Sender<(usize, usize, Row)>) -> Result<()> {
     let (width, labels) = (job.identity.hidden_width as usize, job.identity.labels.count());
-    let widths: Vec<usize> = job.identity.layers.iter().map(|inner| inner.width as usize).collect();
+    let layers = job.identity.hidden_layers();
     for Encode { shard, row, from } in outcomes {
         let key = job.wanted[shard].keys[row].clone();
-        let mut inner: Vec<Hidden> = widths.iter().map(|&width| Hidden { values: &[], width }).collect();
+        let mut inner: Vec<Hidden> =
+            layers.iter().skip(1).map(|&(layer, width)| Hidden { layer, values: &[], width }).collect();
         let raw = match &from {
             None => {
-                let hidden = Hidden { values: &[], width };
+                let hidden = Hidden { layer: HiddenLayer::Last, values: &[], width };
                 Raw { hidden, inner: &inner, logits: &[], frames: 0, padded: 0, labels }
             }
             Some((outcome, index)) => {
@@ -228,7 +260,7 @@ fn encode_all(job: &Job, outcomes: &Receiver<Encode>, rows: &Sender<(usize, usiz
                     inner.values = &values[size(inner.width)];
                 }
                 Raw {
-                    hidden: Hidden { values: &outcome.hidden[size(width)], width },
+                    hidden: Hidden { layer: HiddenLayer::Last, values: &outcome.hidden[size(width)], width },
                     inner: &inner,
                     logits: &outcome.logits[size(labels)],
                     frames,
@@ -246,7 +278,7 @@ fn encode_all(job: &Job, outcomes: &Receiver<Encode>, rows: &Sender<(usize, usiz
             ))
         };
         let nbest = job.nbest.map(|search| (search, &job.identity.labels));
-        let extras = Extras { temperature: job.identity.temperature, nbest };
+        let extras = Extras { temperature: job.identity.temperature, nbest, codecs: Some(job.codecs) };
         let encoded = encode(key.clone(), raw, extras).map_err(offence)?;
         if rows.send((shard, row, encoded)).is_err() {
             return Ok(());

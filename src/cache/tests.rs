@@ -46,11 +46,17 @@ pub(super) fn write_cache(dir: &Path, identity: &Identity, shards: u8) -> Vec<Va
             .map(|v| {
                 let frames = v.key.frames as usize;
                 // An inner layer is made up of the last one's first channels.
-                let layer = |width: usize| Hidden { values: &v.hidden[..width * frames], width };
-                let inner: Vec<Hidden> = identity.layers.iter().map(|l| layer(l.width as usize)).collect();
-                let hidden = layer(width);
+                let layer =
+                    |layer, width: usize| Hidden { layer, values: &v.hidden[..width * frames], width };
+                let inner: Vec<Hidden> = identity
+                    .layers
+                    .iter()
+                    .map(|l| layer(HiddenLayer::Inner(l.layer), l.width as usize))
+                    .collect();
+                let hidden = layer(HiddenLayer::Last, width);
                 let raw = Raw { hidden, inner: &inner, logits: &v.logits, frames, padded: frames, labels };
-                encode(v.key.clone(), raw, Extras { temperature: identity.temperature, nbest: None }).unwrap()
+                encode(v.key.clone(), raw, Extras { temperature: identity.temperature, ..Extras::default() })
+                    .unwrap()
             })
             .collect();
         let file = format!("shard-{shard:05}.parquet");

@@ -1,15 +1,17 @@
 //! What a cache holds, and whether every byte is as it was written.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::Cache;
+use super::codec::{CODEC_FILE, CodecModel};
 use super::column::Column;
 use super::identity::{IDENTITY, Identity, InnerLayer};
 use super::manifest::{MANIFEST, Manifest, ShardEntry};
 use super::rows::Rows;
 use super::weights::{FrameWeight, frame_weights};
-use super::{Cache, codec};
 use crate::error::{Error, Result};
 use crate::features::Frontend;
 use crate::models::HiddenLayer;
@@ -119,7 +121,7 @@ pub fn describe(dir: &Path) -> Result<Description> {
         frames: manifest.frames,
         seconds: cache.entries().iter().map(|e| e.samples).sum::<u64>() as f64 / 16_000.0,
         hidden: Hidden {
-            codec: codec::F16.to_owned(),
+            codec: identity.codec.clone(),
             width: identity.hidden_width,
             bytes_per_frame: cache.hidden_bytes_per_frame(HiddenLayer::Last)?,
         },
@@ -151,13 +153,18 @@ pub fn verify(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<Prob
             return Ok(problems);
         }
     };
+    let codecs = identity.as_ref().ok().map(|identity| CodecModel::open(dir, identity));
+    if let Some(Err(e)) = &codecs {
+        problems.push(Problem::file(dir.join(CODEC_FILE), words(e)));
+    }
+    let codecs = codecs.and_then(Result::ok).map(Arc::new);
     let total: u64 = manifest.shards.iter().map(|s| s.bytes).sum();
     let mut done = 0;
     progress(done, total);
     for entry in &manifest.shards {
         let before = problems.len();
-        if let Ok(identity) = &identity {
-            verify_rows(dir, entry, identity, &manifest.identity, &mut problems);
+        if let (Ok(identity), Some(codecs)) = (&identity, &codecs) {
+            verify_rows(dir, entry, identity, &manifest.identity, codecs, &mut problems);
         }
         match entry.difference(dir) {
             Ok(None) => {}
@@ -179,6 +186,7 @@ fn verify_rows(
     entry: &ShardEntry,
     identity: &Identity,
     cache: &str,
+    codecs: &Arc<CodecModel>,
     problems: &mut Vec<Problem>,
 ) {
     let path = dir.join(&entry.file);
@@ -187,7 +195,7 @@ fn verify_rows(
         // The comparison with the manifest reports it.
         Ok(Some(_)) | Err(_) => return,
     }
-    let rows = match Rows::open(&path, identity, cache) {
+    let rows = match Rows::open(&path, identity, cache, codecs) {
         Ok(rows) => rows,
         Err(e) => {
             problems.push(Problem::file(&path, words(&e)));

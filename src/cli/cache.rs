@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::Context;
 use super::search::SearchArgs;
-use crate::cache::{self, Options, Summary};
+use crate::cache::{self, CodecName, Options, Summary};
 use crate::device::{DeviceChoice, Precision};
 use crate::models::HiddenLayer;
 
@@ -48,6 +48,14 @@ pub struct Args {
     /// temperature is served from the posterior)
     #[arg(long, value_name = "T", value_parser = positive)]
     temperature: Option<f64>,
+    /// How hidden states are stored: f16 (exact), u8 (a byte a value), klt:E (learned, relative error E), pq:N (learned,
+    /// N bytes a frame); sizes and what they do to a student: see the README
+    #[arg(long, value_name = "CODEC", default_value_t = CodecName::F16)]
+    codec: CodecName,
+    /// Take the learned codec of this cache of the same teacher instead of learning one: caches of several corpora that one
+    /// stage reads must share it
+    #[arg(long, value_name = "CACHE")]
+    codec_from: Option<PathBuf>,
     /// Add the outputs of inner layers with their frame weights, for RKD over pairs of layers: numbers K of `blocks.K`
     /// or `layers.K` as `tutornet inspect MODEL` lists them; the last layer is always there
     #[arg(long, value_name = "K,K", value_delimiter = ',')]
@@ -87,6 +95,10 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             return Err(super::usage_error(&["cache"], detail.to_owned()));
         }
     };
+    if args.codec_from.is_some() && !args.codec.is_learned() {
+        let detail = "--codec-from goes with a learned --codec (klt:E or pq:N)".to_owned();
+        return Err(super::usage_error(&["cache"], detail));
+    }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = Options {
         model: args.model,
@@ -97,6 +109,8 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         workers: args.workers.unwrap_or(cores.div_ceil(2)),
         batch_seconds: args.batch_seconds,
         temperature: args.temperature,
+        codec: args.codec,
+        codec_from: args.codec_from,
         layers: args.layers,
         nbest,
     };

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::Context;
 use super::kind::{Kind, STUDENT};
+use crate::cache::CodecName;
 use crate::report::RunRecord;
 use crate::train::times::Stretches;
 use crate::{cache, corpus, models};
@@ -18,6 +19,10 @@ pub struct Args {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Of a cache with exact hidden states: what every codec would make of them (or those given, as klt:0.2,pq:32): bytes a
+    /// frame, error, speed
+    #[arg(long, value_name = "CODEC,..", num_args = 0.., value_delimiter = ',', conflicts_with = "toml")]
+    rate: Option<Vec<CodecName>>,
     /// Print the model.toml of a preset or model, to be changed and used as a student or with `import --like`
     #[arg(long, conflicts_with = "json")]
     toml: bool,
@@ -31,7 +36,14 @@ pub fn run(args: Args, _context: &Context) -> anyhow::Result<()> {
     if args.toml {
         return super::print(&models::ModelConfig::find(&args.what.to_string_lossy())?.to_toml()?);
     }
-    let value = describe(&args.what)?;
+    let value = match args.rate {
+        None => describe(&args.what)?,
+        Some(codecs) => {
+            let codecs = if codecs.is_empty() { cache::rate::USUAL.to_vec() } else { codecs };
+            let rates = cache::rate::rate(&cache::Cache::open(&args.what)?, &codecs)?;
+            json!({ "rate": rates })
+        }
+    };
     if args.json {
         return super::print(&value.to_string());
     }

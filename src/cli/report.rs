@@ -32,7 +32,7 @@ pub struct Args {
     /// Directory for report.md, report.html, losses.svg and dev-cer.svg
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Heading of the report [default: the table's own, or \"Distillation runs\"]
+    /// Heading of the report [default: the table's own, or "Distillation runs"]
     #[arg(long, value_name = "T")]
     title: Option<String>,
     /// A paragraph below the heading

@@ -10,10 +10,10 @@ use crate::train::{parse, run};
 
 const EXAMPLES: &str = "\
 Examples:
-  tutornet train pipelines/mini-rkd-skd.toml --out runs/rkd-skd
-  tutornet train pipelines/mini-rkd-skd.toml --out runs/rkd-skd --resume
-  tutornet train pipelines/mini-ctc.toml --out runs/seed2 --set seed=2 --set stage.0.epochs=5
-  tutornet train pipelines/mini-ctc.toml --out runs/try --set stage.0.max_updates=50 --profile
+  tutornet train pipelines/demo-rkd-skd.toml --out runs/rkd-skd
+  tutornet train pipelines/demo-rkd-skd.toml --out runs/rkd-skd --resume
+  tutornet train pipelines/demo-ctc.toml --out runs/seed2 --set seed=2 --set stage.0.epochs=5
+  tutornet train pipelines/demo-ctc.toml --out runs/try --set stage.0.max_updates=50 --profile
   tutornet train p.toml --out runs/other --set 'data.train=[\"corpora/a\", \"corpora/b\"]'
 
 RUNDIR then holds pipeline.toml (resolved: runs again to the same result), metrics.jsonl, checkpoints/

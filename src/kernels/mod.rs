@@ -16,6 +16,7 @@ mod dense_weight;
 mod extension;
 mod lanes;
 mod lstm;
+mod matrix;
 mod norm;
 mod norm_backend;
 #[expect(clippy::cast_possible_truncation, reason = "sums are f64, tensors f32")]
@@ -32,6 +33,7 @@ pub use conv1d::{Conv1dOptions, conv1d};
 pub use conv2d::{Conv2dOptions, conv2d};
 pub use ctc::{ctc_log_likelihood, ctc_loss, ctc_loss_of_several, ctc_possible};
 pub use lstm::{LstmWeights, Together, bi_lstm, lstm};
+pub use matrix::Matrix;
 pub use norm::{NormOptions, Normalised, batch_norm};
 pub use step::{AdamStep, NovoGradStep, adam, larc, novograd, squared_norm};
 pub use sum::sum;

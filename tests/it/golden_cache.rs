@@ -75,9 +75,9 @@ fn write(dir: &Path) {
                     audio_hash: utterance.audio_hash,
                     frames,
                 };
-                let hidden = Hidden { values: &hidden, width: WIDTH };
+                let hidden = Hidden { layer: HiddenLayer::Last, values: &hidden, width: WIDTH };
                 let raw = Raw { hidden, inner: &[], logits: &logits, frames: valid, padded, labels };
-                encode(key, raw, Extras { temperature: identity.temperature, nbest: None }).unwrap()
+                encode(key, raw, Extras { temperature: identity.temperature, ..Extras::default() }).unwrap()
             })
             .collect();
         let frames = rows.iter().map(|r| u64::from(r.key.frames)).sum();

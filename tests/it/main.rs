@@ -1,6 +1,7 @@
 //! Everything through the binary: one test program, one file per part.
 
 mod cache;
+mod codecs;
 mod corpus;
 mod deepspeech2;
 mod fixture;

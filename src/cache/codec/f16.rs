@@ -10,18 +10,14 @@
 //! 2. the high bytes of the values whose bit is set, frame by frame, channel by channel;
 //! 3. their low bytes.
 //!
-//! Every part is followed by zeros up to a multiple of [`PART`] bytes: zstd models a block of that
+//! Every part is followed by zeros up to a multiple of [`super::PART`] bytes: zstd models a block of that
 //! size at a time, and a block that mixes two parts would model neither. On real hidden states
 //! (QuartzNet 15x5, 1024 wide) this takes 985 bytes a frame, the same parts end to end 1,090.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-/// Name of this codec in identities, schemas and column metadata.
-pub const F16: &str = "f16";
-
-/// Parts begin at multiples of this many bytes: the size of a zstd block.
-pub const PART: usize = 128 * 1024;
+use super::{align, bits};
 
 /// Lays out the bits of `values` (`[frames, width]`, row-major) as a payload.
 pub fn encode(values: &[u16], frames: usize, width: usize) -> Vec<u8> {
@@ -30,7 +26,8 @@ pub fn encode(values: &[u16], frames: usize, width: usize) -> Vec<u8> {
     let high_at = align(frames * row_bytes);
     let low_at = high_at + align(present);
     let mut payload = vec![0u8; low_at + align(present)];
-    let (bits, bytes) = payload.split_at_mut(high_at);
+    let (mask_of, bytes) = payload.split_at_mut(high_at);
+    let mask_of = &mut mask_of[..frames * row_bytes];
     let (high, low) = bytes.split_at_mut(low_at - high_at);
     // Written whether zero or not, kept when not: a branch would be mispredicted every other value.
     let (mut row_high, mut row_low) = (vec![0u8; width + 1], vec![0u8; width + 1]);
@@ -44,16 +41,13 @@ pub fn encode(values: &[u16], frames: usize, width: usize) -> Vec<u8> {
                 mask |= u8::from(value != 0) << bit;
                 count += usize::from(value != 0);
             }
-            bits[row * row_bytes + byte] = mask;
+            mask_of[row * row_bytes + byte] = mask;
         }
         high[at..at + count].copy_from_slice(&row_high[..count]);
         low[at..at + count].copy_from_slice(&row_low[..count]);
         at += count;
     }
-    // Backwards, so that every row meets its predecessor as it was.
-    for at in (row_bytes..frames * row_bytes).rev() {
-        bits[at] ^= bits[at - row_bytes];
-    }
+    bits::difference(mask_of, width);
     payload
 }
 
@@ -69,15 +63,7 @@ pub fn decode(payload: &[u8], frames: usize, width: usize, out: &mut Vec<f32>) -
     let deltas = payload
         .get(..frames * row_bytes)
         .ok_or_else(|| format!("expected at least {high_at} bytes, found {}", payload.len()))?;
-    let mut bits = vec![0u8; row_bytes];
-    let mut present = 0;
-    for delta in deltas.chunks_exact(row_bytes.max(1)) {
-        present += flip(&mut bits, delta);
-        let spare = bits.last().filter(|_| !width.is_multiple_of(8)).map_or(0, |last| last >> (width % 8));
-        if spare != 0 {
-            return Err("a bit is set beyond the width".to_owned());
-        }
-    }
+    let present = bits::count(deltas, width)?;
     let low_at = high_at + align(present);
     if payload.len() != low_at + align(present) {
         let expected = low_at + align(present);
@@ -86,54 +72,31 @@ pub fn decode(payload: &[u8], frames: usize, width: usize, out: &mut Vec<f32>) -
     let (high, low) = (&payload[high_at..high_at + present], &payload[low_at..low_at + present]);
 
     out.resize(frames * width, 0.0);
-    bits.fill(0);
+    let mut row = bits::Row::new(width);
     let mut halves = vec![f16::ZERO; width];
     let mut singles = vec![0f32; width];
     let mut at = 0;
     for (delta, out) in deltas.chunks_exact(row_bytes.max(1)).zip(out.chunks_exact_mut(width.max(1))) {
-        let count = flip(&mut bits, delta);
+        let count = row.next(delta);
         let values = &mut halves[..count];
         for ((value, &high), &low) in values.iter_mut().zip(&high[at..]).zip(&low[at..]) {
             *value = f16::from_le_bytes([low, high]);
         }
         values.convert_to_f32_slice(&mut singles[..count]);
         at += count;
-        spread(&bits, &singles[..count], out);
+        let mut singles = singles[..count].iter();
+        row.each(|channel| {
+            if let (Some(out), Some(value)) = (out.get_mut(channel), singles.next()) {
+                *out = *value;
+            }
+        });
     }
     Ok(())
 }
 
-/// Turns the bits of one frame into those of the next; returns how many are set.
-fn flip(bits: &mut [u8], delta: &[u8]) -> usize {
-    for (bit, delta) in bits.iter_mut().zip(delta) {
-        *bit ^= delta;
-    }
-    bits.iter().map(|b| b.count_ones() as usize).sum()
-}
-
-/// Puts `values` where the bits of `mask` are set; `out` is zero elsewhere already.
-fn spread(mask: &[u8], values: &[f32], out: &mut [f32]) {
-    let mut values = values.iter();
-    for (bytes, out) in mask.chunks(8).zip(out.chunks_mut(64)) {
-        let mut word = [0u8; 8];
-        word[..bytes.len()].copy_from_slice(bytes);
-        let mut word = u64::from_le_bytes(word);
-        while word != 0 {
-            let bit = word.trailing_zeros() as usize;
-            if let (Some(out), Some(value)) = (out.get_mut(bit), values.next()) {
-                *out = *value;
-            }
-            word &= word - 1;
-        }
-    }
-}
-
-fn align(bytes: usize) -> usize {
-    bytes.div_ceil(PART) * PART
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::PART;
     use super::*;
     use proptest::prelude::*;
 

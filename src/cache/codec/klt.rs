@@ -1,0 +1,338 @@
+//! Codec `klt:E`: a learned rotation over channels, a cosine transform over time, one step for all, an entropy coder.
+//!
+//! Hidden states turn into coordinates along their principal components (the Karhunen-Loeve transform of a sample), which
+//! hardly correlate; every coordinate of eight frames in turn goes through the orthonormal DCT-II, since what a network
+//! says changes slowly. One quantiser step serves all values, as rate-distortion theory wants it of independent ones; the
+//! step is the one with which the sample errs by E of its norm. Small values round to zero a little more readily than
+//! to the nearest (a dead zone). What is left goes through [`super::rans`], in classes of like spread.
+//!
+//! A payload is what [`super::rans::Encoder`] makes of the quantised values, block after block of eight frames (the last
+//! may be shorter, with a DCT of its length), frequency after frequency, component after component.
+
+use super::rans::{Encoder, LARGEST, Tables};
+use super::rotation::Rotation;
+
+/// Frames of a block.
+pub const BLOCK: usize = 8;
+/// What is added to |value| / step before the fraction is cut off; 0.5 would be rounding.
+const ROUNDING: f32 = 0.42;
+/// Classes an octave of spread.
+const CLASSES_PER_OCTAVE: f64 = 4.0;
+/// Steps of the search for the quantiser's step, each halving the interval.
+const SEARCH: usize = 18;
+/// Of the sample, about so many frames are looked at in that search.
+const SEARCH_FRAMES: usize = 4096;
+/// The target is met on the sample with so much to spare, as other frames err a little more.
+const SPARE: f64 = 0.97;
+
+/// A codec as it was learned.
+#[derive(Debug)]
+pub struct Klt {
+    rotation: Rotation,
+    /// Of the quantiser.
+    step: f32,
+    /// What is added to |quantised| when it comes back: of 1, of more.
+    lift: [f32; 2],
+    /// Class of every frequency and component, [BLOCK, rank].
+    classes: Vec<u8>,
+    tables: Tables,
+}
+
+/// DCT-II of length `n`, orthonormal, [frequency, time].
+fn cosines(n: usize) -> Vec<f32> {
+    let value = |frequency: usize, time: usize| {
+        let norm = if frequency == 0 { 1.0 } else { 2f64 } / n as f64;
+        let angle = std::f64::consts::PI * (time as f64 + 0.5) * frequency as f64 / n as f64;
+        norm.sqrt() * angle.cos()
+    };
+    #[expect(clippy::cast_possible_truncation, reason = "coordinates are f32")]
+    let all = (0..n).flat_map(|f| (0..n).map(move |t| (f, t))).map(|(f, t)| value(f, t) as f32).collect();
+    all
+}
+
+/// The transform of every block of `values`, [frames, rank], in place; `back` undoes it.
+fn transform(values: &mut [f32], rank: usize, back: bool) {
+    let mut scratch = vec![0f32; BLOCK * rank];
+    let whole = cosines(BLOCK);
+    for block in values.chunks_mut(BLOCK * rank.max(1)) {
+        let n = block.len() / rank.max(1);
+        let own;
+        let matrix = if n == BLOCK {
+            &whole
+        } else {
+            own = cosines(n);
+            &own
+        };
+        let scratch = &mut scratch[..block.len()];
+        scratch.fill(0.0);
+        for (row, out) in scratch.chunks_exact_mut(rank).enumerate() {
+            for (column, source) in block.chunks_exact(rank).enumerate() {
+                let factor = if back { matrix[column * n + row] } else { matrix[row * n + column] };
+                out.iter_mut().zip(source).for_each(|(out, v)| *out += factor * v);
+            }
+        }
+        block.copy_from_slice(scratch);
+    }
+}
+
+/// Row of the classes for frequency `row` of a block of `n` frames.
+fn frequency(row: usize, n: usize) -> usize {
+    row * BLOCK / n
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "clamped")]
+fn quantise(value: f32, inverse: f32) -> i16 {
+    let size = (value.abs() * inverse + ROUNDING).floor().min(32_000.0) as i16;
+    if value < 0.0 { -size } else { size }
+}
+
+impl Klt {
+    /// From its parts; `None` when they do not fit each other.
+    pub fn new(
+        rotation: Rotation,
+        step: f32,
+        lift: [f32; 2],
+        classes: Vec<u8>,
+        tables: Tables,
+    ) -> Option<Self> {
+        let most = usize::from(classes.iter().copied().max().unwrap_or(0));
+        let fits = classes.len() == BLOCK * rotation.rank() && most < tables.frequencies().len();
+        (fits && step > 0.0 && step.is_finite()).then_some(Self { rotation, step, lift, classes, tables })
+    }
+
+    /// Learns rotation, step and frequencies from utterances, each [frames, width], so that decoded coordinates
+    /// are off by `error` of the hidden states' norm.
+    #[expect(clippy::cast_possible_truncation, reason = "steps and lifts are f32")]
+    ///
+    /// # Errors
+    /// When the utterances hold nothing to learn from.
+    pub fn learn(utterances: &[Vec<f32>], width: usize, error: f64) -> Result<Self, String> {
+        let sample: Vec<f32> = utterances.iter().flatten().copied().collect();
+        let rotation = Rotation::learn(&sample, width, width);
+        let norm =
+            (sample.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / sample.len().max(1) as f64).sqrt();
+        drop(sample);
+        let rank = rotation.rank();
+        let coordinates: Vec<Vec<f32>> = utterances
+            .iter()
+            .map(|hidden| {
+                let mut values = rotation.coordinates(hidden);
+                transform(&mut values, rank, false);
+                values
+            })
+            .collect();
+        let frames: usize = coordinates.iter().map(|c| c.len() / rank.max(1)).sum();
+        let every = frames.div_ceil(SEARCH_FRAMES).max(1);
+        let few: Vec<f32> = coordinates
+            .iter()
+            .flat_map(|values| values.chunks_exact(rank.max(1)))
+            .step_by(every)
+            .flatten()
+            .copied()
+            .collect();
+        let target = (SPARE * error * norm).powi(2);
+        let (mut low, mut high) = (1e-4 * norm, 16.0 * norm);
+        for _ in 0..SEARCH {
+            let middle = (low * high).sqrt();
+            let lift = lifts(&few, middle as f32);
+            if mean_square(&few, middle as f32, lift) > target {
+                high = middle;
+            } else {
+                low = middle;
+            }
+        }
+        let step = low as f32;
+        let lift = lifts(&few, step);
+        let (classes, tables) =
+            statistics(&coordinates, rank, step).ok_or("there is nothing to learn from")?;
+        Self::new(rotation, step, lift, classes, tables)
+            .ok_or_else(|| "there is nothing to learn from".to_owned())
+    }
+
+    /// The rotation.
+    pub fn rotation(&self) -> &Rotation {
+        &self.rotation
+    }
+
+    /// Step, lifts, classes [BLOCK, rank], tables.
+    pub fn parts(&self) -> (f32, [f32; 2], &[u8], &Tables) {
+        (self.step, self.lift, &self.classes, &self.tables)
+    }
+
+    /// Hidden states [frames, width] to a payload.
+    pub fn encode(&self, hidden: &[f32]) -> Vec<u8> {
+        let rank = self.rotation.rank();
+        let mut values = self.rotation.coordinates(hidden);
+        transform(&mut values, rank, false);
+        let inverse = 1.0 / self.step;
+        let mut encoder = Encoder::default();
+        for block in values.chunks(BLOCK * rank.max(1)) {
+            let n = block.len() / rank.max(1);
+            for (row, values) in block.chunks_exact(rank.max(1)).enumerate() {
+                let classes = &self.classes[frequency(row, n) * rank..][..rank];
+                for (value, &class) in values.iter().zip(classes) {
+                    self.tables.put(&mut encoder, class, quantise(*value, inverse));
+                }
+            }
+        }
+        encoder.finish()
+    }
+
+    /// A payload to coordinates along the rotation's components, [frames, rank].
+    ///
+    /// # Errors
+    /// When the payload cannot be of so many frames.
+    pub fn coordinates(&self, payload: &[u8], frames: usize) -> Result<Vec<f32>, String> {
+        let rank = self.rotation.rank();
+        let mut decoder = self.tables.decoder(payload)?;
+        let mut values = vec![0f32; frames * rank];
+        let mut quantised = vec![0i16; rank];
+        let [one, more] = self.lift;
+        for block in values.chunks_mut(BLOCK * rank.max(1)) {
+            let n = block.len() / rank.max(1);
+            for (row, values) in block.chunks_exact_mut(rank.max(1)).enumerate() {
+                decoder.values(&self.classes[frequency(row, n) * rank..][..rank], &mut quantised);
+                for (value, &q) in values.iter_mut().zip(&quantised) {
+                    let size = f32::from(q.unsigned_abs());
+                    let lifted = if size > 1.0 { size + more } else { size * (1.0 + one) };
+                    *value = (lifted * self.step).copysign(f32::from(q));
+                }
+            }
+        }
+        decoder.finish()?;
+        transform(&mut values, rank, true);
+        Ok(values)
+    }
+}
+
+/// Mean distance of what is quantised to 1, and to more, from those numbers.
+#[expect(clippy::cast_possible_truncation, reason = "a lift is f32")]
+fn lifts(values: &[f32], step: f32) -> [f32; 2] {
+    let inverse = 1.0 / step;
+    let mut sums = [(0f64, 0f64); 2];
+    for &value in values {
+        let q = quantise(value, inverse).unsigned_abs();
+        if let Some((sum, count)) = q.checked_sub(1).and_then(|q| sums.get_mut(usize::from(q.min(1)))) {
+            *sum += f64::from(value.abs() * inverse) - f64::from(q);
+            *count += 1.0;
+        }
+    }
+    sums.map(|(sum, count)| (sum / count.max(1.0)) as f32)
+}
+
+fn mean_square(values: &[f32], step: f32, [one, more]: [f32; 2]) -> f64 {
+    let inverse = 1.0 / step;
+    let square = |&value: &f32| {
+        let size = f32::from(quantise(value, inverse).unsigned_abs());
+        let lifted = if size > 1.0 { size + more } else { size * (1.0 + one) };
+        f64::from(lifted * step - value.abs()).powi(2)
+    };
+    values.iter().map(square).sum::<f64>() / values.len().max(1) as f64
+}
+
+/// Classes by spread, [BLOCK, rank], and how often their values come in transformed utterances.
+fn statistics(utterances: &[Vec<f32>], rank: usize, step: f32) -> Option<(Vec<u8>, Tables)> {
+    let inverse = 1.0 / step;
+    let rows = || {
+        utterances.iter().flat_map(|values| values.chunks(BLOCK * rank.max(1))).flat_map(|block| {
+            let n = block.len() / rank.max(1);
+            block.chunks_exact(rank.max(1)).enumerate().map(move |(row, values)| (frequency(row, n), values))
+        })
+    };
+    let mut squares = vec![0f64; BLOCK * rank];
+    let mut counts = [0f64; BLOCK];
+    for (row, values) in rows() {
+        counts[row] += 1.0;
+        let sums = &mut squares[row * rank..][..rank];
+        sums.iter_mut().zip(values).for_each(|(sum, v)| *sum += f64::from(*v).powi(2));
+    }
+    let spread = |at: usize| (squares[at] / counts[at / rank].max(1.0)).sqrt() / f64::from(step);
+    #[expect(clippy::cast_possible_truncation, reason = "clamped")]
+    let wish =
+        |at: usize| (spread(at).max(1e-9).log2() * CLASSES_PER_OCTAVE).round().clamp(-24.0, 32.0) as i32;
+    let wishes: Vec<i32> = (0..BLOCK * rank).map(wish).collect();
+    let mut there: Vec<i32> = wishes.clone();
+    there.sort_unstable();
+    there.dedup();
+    let class = |wish: &i32| u8::try_from(there.binary_search(wish).unwrap_or(0)).unwrap_or(0);
+    let classes: Vec<u8> = wishes.iter().map(class).collect();
+    // Escape, 0, -1, 1 ..: as often negative as positive, as the sign of a component is nothing but chance.
+    let mut of_size = vec![vec![0u64; LARGEST.unsigned_abs() as usize + 1]; there.len().max(1)];
+    for (row, values) in rows() {
+        for (value, &class) in values.iter().zip(&classes[row * rank..][..rank]) {
+            let size = usize::from(quantise(*value, inverse).unsigned_abs());
+            if let Some(count) = of_size[usize::from(class)].get_mut(size) {
+                *count += 1;
+            }
+        }
+    }
+    let counts: Vec<Vec<u64>> = of_size
+        .iter()
+        .map(|sizes| {
+            let end = sizes.iter().rposition(|&count| count > 0).unwrap_or(0);
+            let both = sizes[1..=end].iter().flat_map(|&count| [count, count]);
+            [0, 2 * sizes[0]].into_iter().chain(both).collect()
+        })
+        .collect();
+    Some((classes, Tables::from_counts(&counts)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rotation::tests::made_up;
+    use super::*;
+
+    fn relative(found: &[f32], expected: &[f32]) -> f64 {
+        let square = |v: f64| v * v;
+        let error: f64 = found.iter().zip(expected).map(|(a, b)| square(f64::from(a - b))).sum();
+        (error / expected.iter().map(|&v| square(f64::from(v))).sum::<f64>()).sqrt()
+    }
+
+    #[test]
+    fn the_error_is_the_one_that_was_asked_for_and_costs_what_it_must() {
+        let width = 32;
+        let sample: Vec<Vec<f32>> = (0..10).map(|i| made_up(300 + 7 * i, width, i as u64)).collect();
+        let unseen = made_up(403, width, 99);
+        let mut bytes = Vec::new();
+        for target in [0.02, 0.1, 0.3] {
+            let codec = Klt::learn(&sample, width, target).unwrap();
+            let payload = codec.encode(&unseen);
+            let coordinates = codec.coordinates(&payload, 403).unwrap();
+            let true_coordinates = codec.rotation().coordinates(&unseen);
+            let norm = relative(&vec![0.0; unseen.len()], &unseen);
+            assert_eq!(norm, 1.0);
+            // Errors of coordinates are those of hidden states: the rotation is orthonormal.
+            let square = |v: f32| f64::from(v) * f64::from(v);
+            let off: f64 = coordinates.iter().zip(&true_coordinates).map(|(a, b)| square(a - b)).sum();
+            let error = (off / unseen.iter().map(|&v| square(v)).sum::<f64>()).sqrt();
+            assert!((0.9 * target..=1.03 * target).contains(&error), "{error} of {target}");
+            let hidden = codec.rotation().hidden(&coordinates);
+            assert!(relative(&hidden, &unseen) <= error + 1e-6, "clipping at zero takes nothing away");
+            assert!(hidden.iter().all(|&v| v >= 0.0));
+            bytes.push(payload.len());
+        }
+        assert!(bytes[0] > 3 * bytes[2] / 2 && bytes[1] > bytes[2], "{bytes:?}");
+        assert!(bytes[1] < 403 * width, "{bytes:?}: less than a byte a value");
+    }
+
+    #[test]
+    fn every_length_comes_back() {
+        let width = 16;
+        let sample: Vec<Vec<f32>> = (0..4).map(|i| made_up(200, width, i)).collect();
+        let codec = Klt::learn(&sample, width, 0.05).unwrap();
+        for frames in [0, 1, 2, 7, 8, 9, 23] {
+            let hidden = made_up(frames, width, 50);
+            let payload = codec.encode(&hidden);
+            let found = codec.coordinates(&payload, frames).unwrap();
+            let expected = codec.rotation().coordinates(&hidden);
+            assert_eq!(found.len(), frames * width);
+            assert!(frames == 0 || relative(&found, &expected) < 0.3);
+            assert!(codec.coordinates(&payload, frames + 1).is_err());
+        }
+        // A value far beyond the sample is escaped, not cut.
+        let mut far = made_up(8, width, 60);
+        far[20] = 900.0;
+        let found = codec.coordinates(&codec.encode(&far), 8).unwrap();
+        assert!(relative(&codec.rotation().hidden(&found), &far) < 0.01);
+    }
+}

@@ -1,0 +1,179 @@
+//! A learned orthonormal basis: the principal components of a teacher's hidden states.
+
+use nalgebra::{DMatrix, SymmetricEigen};
+
+use crate::kernels::Matrix;
+
+/// Frames that are summed in single precision before they enter a sum in double.
+const CHUNK: usize = 2048;
+
+/// From hidden states to coordinates about their mean along orthonormal directions, and back.
+#[derive(Debug)]
+pub struct Rotation {
+    /// [width]
+    mean: Vec<f32>,
+    /// [width, rank], orthonormal columns by falling variance.
+    basis: Vec<f32>,
+    /// The mean's own coordinates, [rank].
+    origin: Vec<f32>,
+    /// Smallest value that decoded hidden states have: 0 for a layer that was never negative.
+    floor: f32,
+    forward: Matrix,
+    backward: Matrix,
+}
+
+impl Rotation {
+    /// From its parts: mean [width], basis [width, rank], floor.
+    #[expect(clippy::cast_possible_truncation, reason = "coordinates are f32")]
+    pub fn new(mean: Vec<f32>, basis: Vec<f32>, floor: f32) -> Self {
+        let width = mean.len();
+        let rank = basis.len() / width.max(1);
+        let mut origin = vec![0f64; rank];
+        for (mean, row) in mean.iter().zip(basis.chunks_exact(rank.max(1))) {
+            origin.iter_mut().zip(row).for_each(|(sum, b)| *sum += f64::from(*mean) * f64::from(*b));
+        }
+        Self {
+            forward: Matrix::new(&basis, width, rank),
+            backward: Matrix::transposed(&basis, rank, width),
+            origin: origin.into_iter().map(|o| o as f32).collect(),
+            mean,
+            basis,
+            floor,
+        }
+    }
+
+    /// The `rank` principal components of `sample`, [frames, width].
+    #[expect(clippy::cast_possible_truncation, reason = "a basis is f32")]
+    pub fn learn(sample: &[f32], width: usize, rank: usize) -> Self {
+        let frames = sample.len() / width.max(1);
+        let mut mean = vec![0f64; width];
+        for frame in sample.chunks_exact(width.max(1)) {
+            mean.iter_mut().zip(frame).for_each(|(sum, v)| *sum += f64::from(*v));
+        }
+        mean.iter_mut().for_each(|sum| *sum /= frames.max(1) as f64);
+        let mut covariance = vec![0f64; width * width];
+        for chunk in sample.chunks(CHUNK * width.max(1)) {
+            let count = chunk.len() / width.max(1);
+            // [width, count]: about the mean, or what the two sums have in common would cost the last digits.
+            let mut turned = vec![0f32; chunk.len()];
+            for (frame, values) in chunk.chunks_exact(width.max(1)).enumerate() {
+                for (channel, (value, mean)) in values.iter().zip(&mean).enumerate() {
+                    turned[channel * count + frame] = (f64::from(*value) - mean) as f32;
+                }
+            }
+            let product = Matrix::transposed(&turned, count, width).multiply(&turned);
+            covariance.iter_mut().zip(product).for_each(|(sum, p)| *sum += f64::from(p));
+        }
+        let eigen = SymmetricEigen::new(DMatrix::from_vec(width, width, covariance));
+        let mut order: Vec<usize> = (0..width).collect();
+        order.sort_by(|&a, &b| eigen.eigenvalues[b].total_cmp(&eigen.eigenvalues[a]).then(a.cmp(&b)));
+        order.truncate(rank);
+        let mut basis = vec![0f32; width * order.len()];
+        for (component, &from) in order.iter().enumerate() {
+            for channel in 0..width {
+                basis[channel * order.len() + component] = eigen.eigenvectors[(channel, from)] as f32;
+            }
+        }
+        let lowest = sample.iter().copied().fold(f32::INFINITY, f32::min);
+        let floor = if lowest >= 0.0 { 0.0 } else { f32::NEG_INFINITY };
+        Self::new(mean.into_iter().map(|m| m as f32).collect(), basis, floor)
+    }
+
+    /// Channels of the hidden states.
+    pub fn width(&self) -> usize {
+        self.mean.len()
+    }
+
+    /// Number of coordinates.
+    pub fn rank(&self) -> usize {
+        self.origin.len()
+    }
+
+    /// [width]
+    pub fn mean(&self) -> &[f32] {
+        &self.mean
+    }
+
+    /// [width, rank]
+    pub fn basis(&self) -> &[f32] {
+        &self.basis
+    }
+
+    /// Coordinates of the mean before it is taken away, [rank].
+    pub fn origin(&self) -> &[f32] {
+        &self.origin
+    }
+
+    /// Smallest value of decoded hidden states.
+    pub fn floor(&self) -> f32 {
+        self.floor
+    }
+
+    /// Hidden states [frames, width] to coordinates [frames, rank].
+    pub fn coordinates(&self, hidden: &[f32]) -> Vec<f32> {
+        let mut out = self.forward.multiply(hidden);
+        for frame in out.chunks_exact_mut(self.rank().max(1)) {
+            frame.iter_mut().zip(&self.origin).for_each(|(v, origin)| *v -= origin);
+        }
+        out
+    }
+
+    /// Coordinates [frames, rank] to hidden states [frames, width].
+    pub fn hidden(&self, coordinates: &[f32]) -> Vec<f32> {
+        let mut out = self.backward.multiply(coordinates);
+        for frame in out.chunks_exact_mut(self.width().max(1)) {
+            frame.iter_mut().zip(&self.mean).for_each(|(v, mean)| *v = (*v + mean).max(self.floor));
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    /// Post-ReLU mixtures of a few slow sources: correlated over channels and over time. [frames, width]
+    pub fn made_up(frames: usize, width: usize, seed: u64) -> Vec<f32> {
+        let mut random = Random::new(seed, "made-up states", &[]);
+        let mut mixing = Random::new(9, "mixing", &[]);
+        let sources = 6;
+        let mix: Vec<f32> = (0..sources * width).map(|_| mixing.normal() as f32).collect();
+        let mut state = vec![0f32; sources];
+        let mut out = Vec::with_capacity(frames * width);
+        for _ in 0..frames {
+            state.iter_mut().for_each(|s| *s = 0.8 * *s + 0.6 * random.normal() as f32);
+            for channel in 0..width {
+                let sum: f32 = (0..sources).map(|s| state[s] * mix[s * width + channel]).sum();
+                out.push((sum + 0.3 * random.normal() as f32).max(0.0));
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn a_full_rotation_is_orthonormal_and_turns_back() {
+        let (width, sample) = (24, made_up(3000, 24, 1));
+        let rotation = Rotation::learn(&sample, width, width);
+        let basis = rotation.basis();
+        for a in 0..width {
+            for b in 0..width {
+                let dot: f64 = (0..width)
+                    .map(|c| f64::from(basis[c * width + a]) * f64::from(basis[c * width + b]))
+                    .sum();
+                assert!((dot - f64::from(u8::from(a == b))).abs() < 1e-5, "{a} {b}: {dot}");
+            }
+        }
+        let coordinates = rotation.coordinates(&sample);
+        let variance = |component: usize| -> f64 {
+            coordinates.iter().skip(component).step_by(width).map(|&v| f64::from(v).powi(2)).sum()
+        };
+        assert!((1..width).all(|c| variance(c) <= variance(c - 1) * 1.0001));
+        let back = rotation.hidden(&coordinates);
+        assert!(back.iter().zip(&sample).all(|(a, b)| (a - b).abs() < 1e-4));
+        // The first six of 24 hold nearly everything.
+        let all: f64 = (0..width).map(variance).sum();
+        assert!((0..6).map(variance).sum::<f64>() > 0.7 * all);
+        assert_eq!(Rotation::learn(&sample, width, 5).rank(), 5);
+    }
+}
