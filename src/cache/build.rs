@@ -1,20 +1,19 @@
 //! Stage one: a model runs once over a corpus, and what it computed becomes a cache.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Cache;
-use super::codec::{CODEC_FILE, CodecModel, CodecName};
+use super::codec::{CodecModel, CodecName};
 use super::forward::Teacher;
 use super::identity::{CorpusIdentity, IDENTITY, Identity, InnerLayer, Teacher as TeacherIdentity};
-use super::learn::{self, Sampled};
-use super::manifest::{MANIFEST, Manifest, ShardEntry};
+use super::learn::Sampled;
+use super::manifest::{Manifest, ShardEntry};
 use super::nbest::{NbestIdentity, NbestSearch};
 use super::resume::{self, Wanted};
-use super::rows::belongs;
 use super::schema::Key;
+use super::settle::Settled;
 use super::stage::{self, Done, Job};
 use crate::corpus::Corpus;
 use crate::decode::Decoder;
@@ -170,10 +169,10 @@ fn summary(done: &Done) -> Summary {
 }
 
 /// Everything that a cache is made from.
-struct Source {
-    corpus: Corpus,
-    identity: Identity,
-    wanted: Vec<Wanted>,
+pub(super) struct Source {
+    pub(super) corpus: Corpus,
+    pub(super) identity: Identity,
+    pub(super) wanted: Vec<Wanted>,
     nbest: Option<NbestSearch>,
 }
 
@@ -239,82 +238,11 @@ impl Source {
     }
 
     /// Opens the device and loads the weights.
-    fn teacher(&self, options: &Options) -> Result<Teacher> {
+    pub(super) fn teacher(&self, options: &Options) -> Result<Teacher> {
         let device = options.device.open_with(options.precision)?;
         let model = Model::load(&options.model, &device)?;
         let layers = self.identity.layers.iter().map(|inner| HiddenLayer::Inner(inner.layer)).collect();
         Ok(Teacher::new(model, device, options.device.to_string(), layers))
-    }
-
-    /// Makes the directory a cache of this identity, its codec included: opens the codec, takes it from another cache, or
-    /// learns it. `cache.toml` comes first, as it names the codec's file; without that, learning gives the same again.
-    fn settle(&mut self, options: &Options, teacher: &mut Option<Teacher>, stop: &Stop) -> Result<Settled> {
-        let out = &options.out;
-        if !options.codec.is_learned() {
-            settle(&self.identity, out)?;
-            return Ok(Settled::of(CodecModel::open(out, &self.identity)?));
-        }
-        let found = Identity::load(out).ok();
-        if let Some(other) = &options.codec_from {
-            let bytes = self.borrow(other)?;
-            settle(&self.identity, out)?;
-            files::write(&out.join(CODEC_FILE), &bytes)?;
-            return Ok(Settled::of(CodecModel::open(out, &self.identity)?));
-        }
-        if let Some(found) = &found {
-            self.identity.codec_model.clone_from(&found.codec_model);
-            settle(&self.identity, out)?;
-            match CodecModel::open(out, &self.identity) {
-                Ok(codecs) => return Ok(Settled::of(codecs)),
-                Err(error) => tracing::warn!("{error}; learning it again"),
-            }
-        }
-        let teacher = match teacher {
-            Some(teacher) => teacher,
-            None => teacher.insert(self.teacher(options)?),
-        };
-        let started = std::time::Instant::now();
-        let budget = budget(options, teacher);
-        let source = learn::Source { corpus: &self.corpus, wanted: &self.wanted, budget, stop };
-        let (sampled, mut learning) = source.sample(teacher)?;
-        let codecs = learn::learn(options.codec, &self.identity, &sampled)?;
-        let bytes = codecs.to_bytes()?;
-        let hash = blake3::hash(&bytes).to_hex().to_string();
-        if let Some(expected) = found.and_then(|found| found.codec_model).filter(|expected| *expected != hash)
-        {
-            return Err(Error::mismatch(
-                format!("codec learned again for {}", out.display()),
-                expected,
-                hash,
-                "another machine or device learned the first; start again into another --out",
-            ));
-        }
-        self.identity.codec_model = Some(hash);
-        settle(&self.identity, out)?;
-        files::write(&out.join(CODEC_FILE), &bytes)?;
-        learning.wall = started.elapsed();
-        Ok(Settled { codecs: Arc::new(codecs), sampled, learning })
-    }
-
-    /// The learned codec of another cache of this teacher.
-    fn borrow(&mut self, other: &Path) -> Result<Vec<u8>> {
-        let found = Identity::load(other)?;
-        let named = |identity: &Identity| {
-            let layers: Vec<String> =
-                identity.hidden_layers().iter().map(|(layer, width)| format!("{layer}:{width}")).collect();
-            format!("{}, layers {}, of {}", identity.codec, layers.join(" "), identity.teacher.hash)
-        };
-        if named(&self.identity) != named(&found) {
-            return Err(Error::mismatch(
-                format!("codec of {}", other.display()),
-                named(&self.identity),
-                named(&found),
-                "--codec-from takes a cache of the same teacher, layers and --codec",
-            ));
-        }
-        CodecModel::open(other, &found)?;
-        self.identity.codec_model = found.codec_model;
-        files::read(&other.join(CODEC_FILE))
     }
 
     fn run(
@@ -352,68 +280,11 @@ impl Source {
 }
 
 /// Padded feature frames of a batch.
-fn budget(options: &Options, teacher: &Teacher) -> usize {
+pub(super) fn budget(options: &Options, teacher: &Teacher) -> usize {
     frames_of(options.batch_seconds.unwrap_or(if teacher.is_cpu() { CPU_BATCH } else { GPU_BATCH }))
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive and saturating")]
 fn frames_of(seconds: f64) -> usize {
     (seconds * 100.0) as usize
-}
-
-/// What [`Source::settle`] leaves for the run.
-struct Settled {
-    codecs: Arc<CodecModel>,
-    /// What was computed for a codec to learn from.
-    sampled: Vec<Sampled>,
-    /// What that cost.
-    learning: Done,
-}
-
-impl Settled {
-    fn of(codecs: CodecModel) -> Self {
-        Self { codecs: Arc::new(codecs), sampled: Vec::new(), learning: Done::default() }
-    }
-}
-
-/// Makes `out` a cache of `identity`: writes `cache.toml`, or compares the one that is there.
-fn settle(identity: &Identity, out: &Path) -> Result<()> {
-    if let Err(foreign) = files::require_own(out, &[IDENTITY, MANIFEST], "cache")
-        && begins_as(identity, out)? != Some(true)
-    {
-        return Err(foreign);
-    }
-    if !out.join(IDENTITY).exists() && !out.join(MANIFEST).exists() {
-        return identity.save(out);
-    }
-    match Identity::load(out) {
-        Ok(found) => identity.require(&found, out),
-        Err(error) => {
-            // Manifest and shards know what the damaged file was: if that is what this run would write, or
-            // there is nothing yet, nothing is lost by writing it again.
-            let whole = files::read_sealed(&out.join(IDENTITY)).is_ok();
-            if whole || begins_as(identity, out)? == Some(false) {
-                return Err(error);
-            }
-            tracing::warn!("{error}; writing it again");
-            identity.save(out)
-        }
-    }
-}
-
-/// Whether what lies in `out` says that it is of exactly this identity: a whole manifest, or else the shards,
-/// each of which holds the hash of its cache. `None` when there is neither.
-fn begins_as(identity: &Identity, out: &Path) -> Result<Option<bool>> {
-    let hash = identity.blake3()?;
-    let manifest = files::read_sealed(&out.join(MANIFEST)).ok();
-    if let Some(manifest) = manifest.and_then(|text| toml::from_str::<Manifest>(&text).ok()) {
-        return Ok(Some(manifest.identity == hash));
-    }
-    let Ok(entries) = std::fs::read_dir(out) else { return Ok(None) };
-    let mut shards: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    shards.retain(|path| path.extension().is_some_and(|e| e == "parquet"));
-    if shards.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(shards.iter().any(|path| belongs(path, identity, &hash))))
 }

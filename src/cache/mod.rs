@@ -23,6 +23,7 @@ mod reader;
 mod resume;
 pub mod rows;
 pub mod schema;
+mod settle;
 mod stage;
 mod verify;
 mod weights;

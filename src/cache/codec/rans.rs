@@ -45,7 +45,7 @@ fn symbol(value: i16) -> usize {
 /// The value of a symbol but for the first, the escape.
 fn value_of(symbol: usize) -> i8 {
     let half = i8::try_from(symbol / 2).unwrap_or(i8::MAX);
-    if symbol % 2 == 0 { -half } else { half }
+    if symbol.is_multiple_of(2) { -half } else { half }
 }
 
 impl Tables {

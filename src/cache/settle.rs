@@ -1,0 +1,152 @@
+//! Makes a directory the cache of one identity: what `cache.toml` says, and what the codec learned.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::build::{Options, Source, budget};
+use super::codec::{CODEC_FILE, CodecModel};
+use super::forward::Teacher;
+use super::identity::{IDENTITY, Identity};
+use super::learn::{self, Sampled};
+use super::manifest::{MANIFEST, Manifest};
+use super::rows::belongs;
+use super::stage::Done;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::signal::Stop;
+
+/// What [`Source::settle`] leaves for the run.
+pub(super) struct Settled {
+    pub(super) codecs: Arc<CodecModel>,
+    /// What was computed for a codec to learn from.
+    pub(super) sampled: Vec<Sampled>,
+    /// What that cost.
+    pub(super) learning: Done,
+}
+
+impl Settled {
+    fn of(codecs: CodecModel) -> Self {
+        Self { codecs: Arc::new(codecs), sampled: Vec::new(), learning: Done::default() }
+    }
+}
+
+impl Source {
+    /// Makes the directory a cache of this identity, its codec included: opens the codec, takes it from another cache, or
+    /// learns it. `cache.toml` comes first, as it names the codec's file; without that, learning gives the same again.
+    pub(super) fn settle(
+        &mut self,
+        options: &Options,
+        teacher: &mut Option<Teacher>,
+        stop: &Stop,
+    ) -> Result<Settled> {
+        let out = &options.out;
+        if !options.codec.is_learned() {
+            settle(&self.identity, out)?;
+            return Ok(Settled::of(CodecModel::open(out, &self.identity)?));
+        }
+        let found = Identity::load(out).ok();
+        if let Some(other) = &options.codec_from {
+            let bytes = self.borrow(other)?;
+            settle(&self.identity, out)?;
+            files::write(&out.join(CODEC_FILE), &bytes)?;
+            return Ok(Settled::of(CodecModel::open(out, &self.identity)?));
+        }
+        if let Some(found) = &found {
+            self.identity.codec_model.clone_from(&found.codec_model);
+            settle(&self.identity, out)?;
+            match CodecModel::open(out, &self.identity) {
+                Ok(codecs) => return Ok(Settled::of(codecs)),
+                Err(error) => tracing::warn!("{error}; learning it again"),
+            }
+        }
+        let teacher = match teacher {
+            Some(teacher) => teacher,
+            None => teacher.insert(self.teacher(options)?),
+        };
+        let started = Instant::now();
+        let budget = budget(options, teacher);
+        let source = learn::Source { corpus: &self.corpus, wanted: &self.wanted, budget, stop };
+        let (sampled, mut learning) = source.sample(teacher)?;
+        let codecs = learn::learn(options.codec, &self.identity, &sampled)?;
+        let bytes = codecs.to_bytes()?;
+        let hash = blake3::hash(&bytes).to_hex().to_string();
+        if let Some(expected) = found.and_then(|found| found.codec_model).filter(|expected| *expected != hash)
+        {
+            return Err(Error::mismatch(
+                format!("codec learned again for {}", out.display()),
+                expected,
+                hash,
+                "another machine or device learned the first; start again into another --out",
+            ));
+        }
+        self.identity.codec_model = Some(hash);
+        settle(&self.identity, out)?;
+        files::write(&out.join(CODEC_FILE), &bytes)?;
+        learning.wall = started.elapsed();
+        Ok(Settled { codecs: Arc::new(codecs), sampled, learning })
+    }
+
+    /// The learned codec of another cache of this teacher.
+    fn borrow(&mut self, other: &Path) -> Result<Vec<u8>> {
+        let found = Identity::load(other)?;
+        let named = |identity: &Identity| {
+            let layers: Vec<String> =
+                identity.hidden_layers().iter().map(|(layer, width)| format!("{layer}:{width}")).collect();
+            format!("{}, layers {}, of {}", identity.codec, layers.join(" "), identity.teacher.hash)
+        };
+        if named(&self.identity) != named(&found) {
+            return Err(Error::mismatch(
+                format!("codec of {}", other.display()),
+                named(&self.identity),
+                named(&found),
+                "--codec-from takes a cache of the same teacher, layers and --codec",
+            ));
+        }
+        CodecModel::open(other, &found)?;
+        self.identity.codec_model = found.codec_model;
+        files::read(&other.join(CODEC_FILE))
+    }
+}
+
+/// Makes `out` a cache of `identity`: writes `cache.toml`, or compares the one that is there.
+fn settle(identity: &Identity, out: &Path) -> Result<()> {
+    if let Err(foreign) = files::require_own(out, &[IDENTITY, MANIFEST], "cache")
+        && begins_as(identity, out)? != Some(true)
+    {
+        return Err(foreign);
+    }
+    if !out.join(IDENTITY).exists() && !out.join(MANIFEST).exists() {
+        return identity.save(out);
+    }
+    match Identity::load(out) {
+        Ok(found) => identity.require(&found, out),
+        Err(error) => {
+            // Manifest and shards know what the damaged file was: if that is what this run would write, or
+            // there is nothing yet, nothing is lost by writing it again.
+            let whole = files::read_sealed(&out.join(IDENTITY)).is_ok();
+            if whole || begins_as(identity, out)? == Some(false) {
+                return Err(error);
+            }
+            tracing::warn!("{error}; writing it again");
+            identity.save(out)
+        }
+    }
+}
+
+/// Whether what lies in `out` says that it is of exactly this identity: a whole manifest, or else the shards,
+/// each of which holds the hash of its cache. `None` when there is neither.
+fn begins_as(identity: &Identity, out: &Path) -> Result<Option<bool>> {
+    let hash = identity.blake3()?;
+    let manifest = files::read_sealed(&out.join(MANIFEST)).ok();
+    if let Some(manifest) = manifest.and_then(|text| toml::from_str::<Manifest>(&text).ok()) {
+        return Ok(Some(manifest.identity == hash));
+    }
+    let Ok(entries) = std::fs::read_dir(out) else { return Ok(None) };
+    let mut shards: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    shards.retain(|path| path.extension().is_some_and(|e| e == "parquet"));
+    if shards.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(shards.iter().any(|path| belongs(path, identity, &hash))))
+}
