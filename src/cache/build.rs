@@ -9,7 +9,7 @@ use super::codec::{CodecModel, CodecName};
 use super::forward::Teacher;
 use super::identity::{CorpusIdentity, IDENTITY, Identity, InnerLayer, Teacher as TeacherIdentity};
 use super::learn::Sampled;
-use super::manifest::{Manifest, ShardEntry};
+use super::manifest::ShardEntry;
 use super::nbest::{NbestIdentity, NbestSearch};
 use super::resume::{self, Wanted};
 use super::schema::Key;
@@ -123,11 +123,7 @@ pub fn build(options: &Options, stop: &Stop) -> Result<Summary> {
             source.wanted.len()
         )));
     }
-    let manifest = Manifest::new(&options.out, entries)?;
-    if Manifest::load(&options.out).ok().as_ref() != Some(&manifest) {
-        manifest.save(&options.out)?;
-    }
-    resume::remove_records(&options.out, &source.wanted)?;
+    let manifest = resume::seal(&options.out, entries, &source.wanted)?;
     let cache = Cache::open(&options.out)?;
     let inner = cache.identity().layers.iter();
     let inner = inner.map(|inner| cache.hidden_bytes_per_frame(HiddenLayer::Inner(inner.layer)));

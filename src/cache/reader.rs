@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::codec::CodecModel;
 use super::column::Column;
 use super::identity::Identity;
@@ -162,6 +164,15 @@ impl Cache {
     pub fn nbest(&self, index: usize) -> Result<Vec<NbestText>> {
         let (rows, row) = self.locate(index)?;
         rows.nbest(row)
+    }
+
+    /// The bytes of one payload of entry `index`, checked.
+    ///
+    /// # Errors
+    /// As for [`Cache::hidden`].
+    pub fn raw(&self, column: Column, index: usize) -> Result<Bytes> {
+        let (rows, row) = self.locate(index)?;
+        rows.raw(column, row)
     }
 
     /// Compressed bytes of a column over all shards.

@@ -91,11 +91,24 @@ pub fn write_record(dir: &Path, entry: &ShardEntry) -> Result<()> {
     files::write_sealed(&path, &text)
 }
 
+/// Writes the manifest of a directory whose shards are all there, and removes the records that it replaces.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn seal(dir: &Path, entries: Vec<ShardEntry>, wanted: &[Wanted]) -> Result<Manifest> {
+    let manifest = Manifest::new(dir, entries)?;
+    if Manifest::load(dir).ok().as_ref() != Some(&manifest) {
+        manifest.save(dir)?;
+    }
+    remove_records(dir, wanted)?;
+    Ok(manifest)
+}
+
 /// Removes the records, once the manifest is there.
 ///
 /// # Errors
 /// When the directory cannot be written.
-pub fn remove_records(dir: &Path, wanted: &[Wanted]) -> Result<()> {
+fn remove_records(dir: &Path, wanted: &[Wanted]) -> Result<()> {
     let records = wanted.iter().map(|w| record_path(dir, &w.file));
     records.filter(|path| path.exists()).try_for_each(|path| remove(&path))
 }

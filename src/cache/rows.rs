@@ -143,6 +143,14 @@ impl Rows {
         nbest::decode(&payload).map_err(|e| self.corrupt(Column::Nbest, row, e))
     }
 
+    /// The bytes of a payload, checked.
+    ///
+    /// # Errors
+    /// As for [`Rows::hidden`]; and when the cache does not have the column.
+    pub fn raw(&self, column: Column, row: usize) -> Result<Bytes> {
+        self.payload(column, row)
+    }
+
     /// Checks every payload of a row and that it decodes; `scratch` is overwritten.
     ///
     /// # Errors

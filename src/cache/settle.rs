@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::build::{Options, Source, budget};
-use super::codec::{CODEC_FILE, CodecModel};
+use super::codec::{CODEC_FILE, CodecModel, CodecName};
 use super::forward::Teacher;
 use super::identity::{IDENTITY, Identity};
 use super::learn::{self, Sampled};
@@ -25,88 +25,101 @@ pub(super) struct Settled {
     pub(super) learning: Done,
 }
 
-impl Settled {
-    fn of(codecs: CodecModel) -> Self {
-        Self { codecs: Arc::new(codecs), sampled: Vec::new(), learning: Done::default() }
-    }
-}
-
 impl Source {
-    /// Makes the directory a cache of this identity, its codec included: opens the codec, takes it from another cache, or
-    /// learns it. `cache.toml` comes first, as it names the codec's file; without that, learning gives the same again.
+    /// Makes the directory a cache of this identity; where a codec is learned, the teacher runs over the sample.
     pub(super) fn settle(
         &mut self,
         options: &Options,
         teacher: &mut Option<Teacher>,
         stop: &Stop,
     ) -> Result<Settled> {
-        let out = &options.out;
-        if !options.codec.is_learned() {
-            settle(&self.identity, out)?;
-            return Ok(Settled::of(CodecModel::open(out, &self.identity)?));
-        }
-        let found = Identity::load(out).ok();
-        if let Some(other) = &options.codec_from {
-            let bytes = self.borrow(other)?;
-            settle(&self.identity, out)?;
-            files::write(&out.join(CODEC_FILE), &bytes)?;
-            return Ok(Settled::of(CodecModel::open(out, &self.identity)?));
-        }
-        if let Some(found) = &found {
-            self.identity.codec_model.clone_from(&found.codec_model);
-            settle(&self.identity, out)?;
-            match CodecModel::open(out, &self.identity) {
-                Ok(codecs) => return Ok(Settled::of(codecs)),
-                Err(error) => tracing::warn!("{error}; learning it again"),
-            }
-        }
-        let teacher = match teacher {
-            Some(teacher) => teacher,
-            None => teacher.insert(self.teacher(options)?),
-        };
-        let started = Instant::now();
-        let budget = budget(options, teacher);
-        let source = learn::Source { corpus: &self.corpus, wanted: &self.wanted, budget, stop };
-        let (sampled, mut learning) = source.sample(teacher)?;
-        let codecs = learn::learn(options.codec, &self.identity, &sampled)?;
-        let bytes = codecs.to_bytes()?;
-        let hash = blake3::hash(&bytes).to_hex().to_string();
-        if let Some(expected) = found.and_then(|found| found.codec_model).filter(|expected| *expected != hash)
-        {
-            return Err(Error::mismatch(
-                format!("codec learned again for {}", out.display()),
-                expected,
-                hash,
-                "another machine or device learned the first; start again into another --out",
-            ));
-        }
-        self.identity.codec_model = Some(hash);
-        settle(&self.identity, out)?;
-        files::write(&out.join(CODEC_FILE), &bytes)?;
-        learning.wall = started.elapsed();
+        let mut identity = self.identity.clone();
+        let (mut sampled, mut learning) = (Vec::new(), Done::default());
+        let codecs = settle_codec(&mut identity, &options.out, options.codec_from.as_deref(), &mut || {
+            let started = Instant::now();
+            let teacher = match teacher {
+                Some(teacher) => teacher,
+                None => teacher.insert(self.teacher(options)?),
+            };
+            let budget = budget(options, teacher);
+            let source = learn::Source { corpus: &self.corpus, wanted: &self.wanted, budget, stop };
+            (sampled, learning) = source.sample(teacher)?;
+            let codecs = learn::learn_from_sample(options.codec, &self.identity, &sampled)?;
+            learning.wall = started.elapsed();
+            Ok(codecs)
+        })?;
+        self.identity = identity;
         Ok(Settled { codecs: Arc::new(codecs), sampled, learning })
     }
+}
 
-    /// The learned codec of another cache of this teacher.
-    fn borrow(&mut self, other: &Path) -> Result<Vec<u8>> {
-        let found = Identity::load(other)?;
-        let named = |identity: &Identity| {
-            let layers: Vec<String> =
-                identity.hidden_layers().iter().map(|(layer, width)| format!("{layer}:{width}")).collect();
-            format!("{}, layers {}, of {}", identity.codec, layers.join(" "), identity.teacher.hash)
-        };
-        if named(&self.identity) != named(&found) {
-            return Err(Error::mismatch(
-                format!("codec of {}", other.display()),
-                named(&self.identity),
-                named(&found),
-                "--codec-from takes a cache of the same teacher, layers and --codec",
-            ));
-        }
-        CodecModel::open(other, &found)?;
-        self.identity.codec_model = found.codec_model;
-        files::read(&other.join(CODEC_FILE))
+/// Makes `out` a cache of `identity`, its codec included: opens the codec, takes it from another cache, or learns it.
+/// `cache.toml` comes first, as it names the codec's file; without that, learning gives the same again.
+///
+/// # Errors
+/// When the directory holds something else, the codec cannot be learned, or what was learned earlier is damaged and what
+/// is learned now is not the same.
+pub(super) fn settle_codec(
+    identity: &mut Identity,
+    out: &Path,
+    codec_from: Option<&Path>,
+    learn: &mut dyn FnMut() -> Result<CodecModel>,
+) -> Result<CodecModel> {
+    if !identity.codec_name().is_ok_and(CodecName::is_learned) {
+        settle(identity, out)?;
+        return CodecModel::open(out, identity);
     }
+    let found = Identity::load(out).ok();
+    if let Some(other) = codec_from {
+        let bytes = borrow(identity, other)?;
+        settle(identity, out)?;
+        files::write(&out.join(CODEC_FILE), &bytes)?;
+        return CodecModel::open(out, identity);
+    }
+    if let Some(found) = &found {
+        identity.codec_model.clone_from(&found.codec_model);
+        settle(identity, out)?;
+        match CodecModel::open(out, identity) {
+            Ok(codecs) => return Ok(codecs),
+            Err(error) => tracing::warn!("{error}; learning it again"),
+        }
+    }
+    let codecs = learn()?;
+    let bytes = codecs.to_bytes()?;
+    let hash = blake3::hash(&bytes).to_hex().to_string();
+    if let Some(expected) = found.and_then(|found| found.codec_model).filter(|expected| *expected != hash) {
+        return Err(Error::mismatch(
+            format!("codec learned again for {}", out.display()),
+            expected,
+            hash,
+            "another machine or device learned the first; start again into another --out",
+        ));
+    }
+    identity.codec_model = Some(hash);
+    settle(identity, out)?;
+    files::write(&out.join(CODEC_FILE), &bytes)?;
+    Ok(codecs)
+}
+
+/// The learned codec of another cache of this teacher.
+fn borrow(identity: &mut Identity, other: &Path) -> Result<Vec<u8>> {
+    let found = Identity::load(other)?;
+    let named = |identity: &Identity| {
+        let layers: Vec<String> =
+            identity.hidden_layers().iter().map(|(layer, width)| format!("{layer}:{width}")).collect();
+        format!("{}, layers {}, of {}", identity.codec, layers.join(" "), identity.teacher.hash)
+    };
+    if named(identity) != named(&found) {
+        return Err(Error::mismatch(
+            format!("codec of {}", other.display()),
+            named(identity),
+            named(&found),
+            "--codec-from takes a cache of the same teacher, layers and --codec",
+        ));
+    }
+    CodecModel::open(other, &found)?;
+    identity.codec_model = found.codec_model;
+    files::read(&other.join(CODEC_FILE))
 }
 
 /// Makes `out` a cache of `identity`: writes `cache.toml`, or compares the one that is there.

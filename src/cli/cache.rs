@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::Context;
 use super::search::SearchArgs;
-use crate::cache::{self, CodecName, Options, Summary};
+use crate::cache::{self, CodecName, Options, RecodeOptions, Recoded, Summary};
 use crate::device::{DeviceChoice, Precision};
 use crate::models::HiddenLayer;
 
@@ -21,17 +21,19 @@ complete cache, it checks every shard and writes again what is missing or bad.";
 
 /// Arguments of `tutornet cache`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// The teacher: a model directory
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    #[arg(long, value_name = "DIR", required = true)]
+    model: Option<PathBuf>,
     /// The corpus to run it over, prepared for the teacher's frontend
-    #[arg(long, value_name = "DIR")]
-    corpus: PathBuf,
+    #[arg(long, value_name = "DIR", required = true)]
+    corpus: Option<PathBuf>,
     /// The cache directory to make or to complete
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
+    #[arg(long, value_name = "DIR", required = true)]
+    out: Option<PathBuf>,
     /// Where the teacher runs: auto, cpu, wgpu[:i] or cuda[:i]
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
@@ -74,6 +76,70 @@ pub struct Args {
     json: bool,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List the caches below directories: of which teacher and corpus, how large, complete or not
+    Ls(LsArgs),
+    /// Write an exact cache with another codec, without the teacher
+    Recode(RecodeArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct LsArgs {
+    /// Where to look
+    #[arg(value_name = "DIR", default_value = ".")]
+    roots: Vec<PathBuf>,
+    /// Print one JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  tutornet cache recode caches/quartznet/clean-100 --codec klt:0.1 --out caches/quartznet-klt/clean-100")]
+struct RecodeArgs {
+    /// A cache of codec f16
+    #[arg(value_name = "CACHE")]
+    from: PathBuf,
+    /// u8, klt:E (learned, relative error E) or pq:N (learned, N bytes a frame)
+    #[arg(long, value_name = "CODEC")]
+    codec: CodecName,
+    /// Take the learned codec of this cache instead of learning one
+    #[arg(long, value_name = "CACHE")]
+    codec_from: Option<PathBuf>,
+    /// The cache directory to make or to complete
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+fn ls(args: &LsArgs) -> anyhow::Result<()> {
+    let mut all = Vec::new();
+    for root in &args.roots {
+        all.extend(cache::list(root)?);
+    }
+    let rows = serde_json::to_value(&all)?;
+    match (args.json, rows.as_array()) {
+        (false, Some(rows)) if rows.is_empty() => tracing::info!("no caches there"),
+        (false, Some(rows)) => super::print(&super::inspect::table(rows).join("\n"))?,
+        _ => super::print(&rows.to_string())?,
+    }
+    Ok(())
+}
+
+fn recode(args: RecodeArgs, context: &Context) -> anyhow::Result<()> {
+    let options =
+        RecodeOptions { from: args.from, out: args.out, codec: args.codec, codec_from: args.codec_from };
+    let Recoded { before, after, shards } = cache::recode(&options, &context.stop)?;
+    tracing::info!(
+        "{}: {after:.0} bytes a frame of hidden states, {before:.0} before; {} of {} shards written",
+        options.out.display(),
+        shards.1,
+        shards.0
+    );
+    Ok(())
+}
+
 /// A finite number above 0.
 fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
@@ -87,6 +153,15 @@ fn positive(text: &str) -> Result<f64, String> {
 /// # Errors
 /// See [`crate::cache::build`].
 pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    match args.command {
+        Some(Command::Ls(args)) => return ls(&args),
+        Some(Command::Recode(args)) => return recode(args, context),
+        None => {}
+    }
+    let (Some(model), Some(corpus), Some(out)) = (args.model, args.corpus, args.out) else {
+        let detail = "--model, --corpus and --out are needed".to_owned();
+        return Err(super::usage_error(&["cache"], detail));
+    };
     let nbest = match (args.nbest, args.search.given()) {
         (Some(count), _) => Some((args.search.open(true)?, count)),
         (None, false) => None,
@@ -101,9 +176,9 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = Options {
-        model: args.model,
-        corpus: args.corpus,
-        out: args.out,
+        model,
+        corpus,
+        out,
         device: args.device,
         precision: args.precision,
         workers: args.workers.unwrap_or(cores.div_ceil(2)),

@@ -104,7 +104,7 @@ fn run_directory(dir: &Path) -> anyhow::Result<Value> {
 }
 
 /// Rows of objects as aligned columns under the names of the first row's keys; numbers to the right.
-fn table(rows: &[Value]) -> Vec<String> {
+pub(super) fn table(rows: &[Value]) -> Vec<String> {
     let rows: Vec<_> = rows.iter().filter_map(Value::as_object).collect();
     let Some(first) = rows.first() else { return Vec::new() };
     let mut lines = vec![String::new(); rows.len() + 1];
@@ -147,6 +147,7 @@ fn list(path: &str, value: &Value, lines: &mut Vec<(String, String)>) {
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
+        Value::Null => String::new(),
         Value::Number(number) if number.is_f64() => {
             let number = number.as_f64().unwrap_or_default();
             format!("{number:.4}").trim_end_matches('0').trim_end_matches('.').to_owned()

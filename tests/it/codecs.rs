@@ -185,3 +185,62 @@ fn students_learn_from_every_codec_and_caches_of_a_stage_share_what_was_learned(
     let mut other = cache(fixture, "pq:8", "test-clean", "foreign-codec");
     fails(other.arg("--codec-from").arg(fixture.at("own-codec")), &["pq:8", "klt:0.1"]);
 }
+
+#[test]
+fn an_exact_cache_is_recoded_without_its_teacher_and_all_are_listed() {
+    let fixture = Fixture::get();
+    let root = fixture.at("recoded");
+    let recode = |codec: &str, out: &str| {
+        let mut command = tutornet();
+        command.args(["cache", "recode"]).arg(fixture.at("recode-f16")).args(["--codec", codec, "--out"]);
+        command.arg(root.join(out));
+        command
+    };
+    succeeds(
+        cache(fixture, "f16", "dev-clean", "recode-f16")
+            .args(["--layers", "2", "--nbest", "2", "--beam", "8"]),
+    );
+    for codec in ["u8", "klt:0.1", "pq:8"] {
+        succeeds(&mut recode(codec, codec)).says(&["bytes a frame", "before"]);
+        let out = root.join(codec);
+        succeeds(tutornet().arg("verify").arg(&out));
+        let whole = contents(&out);
+        // A missing shard comes back as it was; so does what was learned.
+        std::fs::remove_file(out.join("shard-00001.parquet")).unwrap();
+        if codec != "u8" {
+            std::fs::remove_file(out.join("codec.safetensors")).unwrap();
+        }
+        succeeds(&mut recode(codec, codec));
+        assert!(contents(&out) == whole, "{codec}");
+        for layer in [HiddenLayer::Last, HiddenLayer::Inner(2)] {
+            let exact = hidden(&fixture.at("recode-f16"), layer);
+            let most = if codec == "pq:8" { 0.9 } else { 0.1 };
+            assert!(relative(&hidden(&out, layer), &exact) <= most, "{codec} {layer}");
+        }
+        let (one, other) = (Cache::open(&out).unwrap(), Cache::open(&fixture.at("recode-f16")).unwrap());
+        for index in 0..one.entries().len() {
+            assert_eq!(one.nbest(index).unwrap(), other.nbest(index).unwrap());
+        }
+    }
+    // A byte a value needs nothing learned: recoding is what `cache --codec u8` makes, but for what halves have rounded.
+    fails(&mut recode("f16", "again"), &["recoding", "what is lost does not come back"]);
+    std::fs::create_dir_all(root.join("deep/unfinished")).unwrap();
+    std::fs::copy(root.join("u8/cache.toml"), root.join("deep/unfinished/cache.toml")).unwrap();
+    let listed = succeeds(tutornet().args(["cache", "ls", "--json"]).arg(&root));
+    let listed: Vec<Value> = serde_json::from_str(&listed.stdout).unwrap();
+    let state = |codec: &str, state: &str| {
+        listed.iter().any(|row| row["codec"] == codec && row["state"] == state && row["layers"] == "last,2")
+    };
+    assert_eq!(listed.len(), 4);
+    assert!(
+        state("u8", "complete") && state("u8", "incomplete") && state("klt:0.1", "complete"),
+        "{listed:?}"
+    );
+    succeeds(tutornet().args(["cache", "ls"]).arg(&root)).prints(&[
+        "teacher",
+        "jasper-nano",
+        "pq:8",
+        "incomplete",
+    ]);
+    exits(tutornet().arg("cache"), 2).says(&["--model"]);
+}
