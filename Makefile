@@ -149,6 +149,7 @@ NOT_RUN := $(TARGET)/tmp/not-run.txt
 test: ## Every test that needs Rust only; says at its end what was not run, and why
 	@rm -f $(NOT_RUN)
 	@status=0; $(CARGO) test --release --locked || status=$$?; echo; \
+	$(CARGO) build --release --locked --benches || status=$$?; \
 	if [ -s $(NOT_RUN) ]; then echo "Not run:"; sort -u $(NOT_RUN) | sed 's/^/  /'; \
 	else echo "Not run: nothing, every test found what it needs."; fi; \
 	exit $$status

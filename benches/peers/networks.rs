@@ -7,7 +7,7 @@ use serde_json::json;
 use tutornet::distill::Bridge;
 use tutornet::models::jasper::StridePadding;
 use tutornet::models::parameters::{self, HostTensor, UpdateTensor};
-use tutornet::models::{Architecture, Mode, Model, ModelConfig, TrainState, presets};
+use tutornet::models::{Architecture, HiddenLayer, Mode, Model, ModelConfig, TrainState, presets};
 use tutornet::random::Random;
 use tutornet::train::objective::Objective;
 use tutornet::train::optimizer::{NamedGradients, Optimizer};
@@ -15,7 +15,7 @@ use tutornet::train::pipeline::Stage;
 use tutornet::train::profile::Profile;
 use tutornet::train::recipe::{self, Rule};
 use tutornet::train::step::{Place, forward_backward};
-use tutornet::train::stream::Batch;
+use tutornet::train::stream::{Batch, HiddenTarget};
 
 use super::tensors::{Named, Tensors};
 use super::{Row, Work, real};
@@ -186,8 +186,7 @@ pub struct Step {
 #[derive(Debug)]
 struct Host {
     features: Vec<f32>,
-    hidden: Vec<f32>,
-    weight: Vec<f32>,
+    target: HiddenTarget,
     posterior: Vec<f32>,
 }
 
@@ -216,8 +215,7 @@ impl Step {
         let rkd = stage.objective == Objective::Rkd;
         let host = Host {
             features: take("features", true),
-            hidden: take("hidden", rkd),
-            weight: take("weight", rkd),
+            target: HiddenTarget { values: take("hidden", rkd), weight: take("weight", rkd) },
             posterior: take("posterior", stage.objective == Objective::CtcSkd),
         };
         let optimizer = Optimizer::new(&settings);
@@ -238,8 +236,7 @@ impl Step {
             padded_frames,
             padded_targets: self.model.output_frames(padded_frames),
             text: self.row.get("targets"),
-            hidden: self.host.hidden.clone(),
-            weight: self.host.weight.clone(),
+            hidden: self.bridge.iter().map(|_| self.host.target.clone()).collect(),
             posterior: self.host.posterior.clone(),
             nbest: Vec::new(),
             corrupt: Vec::new(),
@@ -251,11 +248,11 @@ impl Step {
         let batch = self.batch.take().unwrap_or_else(|| self.assemble());
         let statistics = self.model.config.norm().statistics;
         let mut state = TrainState::new(statistics, Random::new(1, "dropout", &[]));
-        let bridge = self.bridge.as_ref();
+        let layers: Vec<HiddenLayer> = self.stage.pairs().iter().map(|pair| pair.student).collect();
         let profile = Profile::new(false);
-        let place = Place { settings: &self.stage, device: &self.device, profile: &profile };
+        let place = Place { settings: &self.stage, layers: &layers, device: &self.device, profile: &profile };
         let (losses, graph) =
-            forward_backward(&self.model, bridge, batch, &mut state, place).expect("a step");
+            forward_backward(&self.model, self.bridge.as_slice(), batch, &mut state, place).expect("a step");
         (losses.total, graph.expect("a finite loss"), state)
     }
 
