@@ -19,6 +19,7 @@ mod learn;
 mod list;
 pub mod manifest;
 pub mod nbest;
+pub mod plan;
 pub mod rate;
 mod reader;
 mod recode;

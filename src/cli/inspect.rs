@@ -47,12 +47,15 @@ pub fn run(args: Args, _context: &Context) -> anyhow::Result<()> {
     if args.json {
         return super::print(&value.to_string());
     }
+    super::print(&lines(&value).join("\n"))
+}
+
+/// A JSON object as aligned lines of `path  value`.
+pub(super) fn lines(value: &Value) -> Vec<String> {
     let mut lines = Vec::new();
-    list("", &value, &mut lines);
+    list("", value, &mut lines);
     let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    let lines: Vec<String> =
-        lines.into_iter().map(|(name, value)| format!("{name:width$}  {value}")).collect();
-    super::print(&lines.join("\n"))
+    lines.into_iter().map(|(name, value)| format!("{name:width$}  {value}")).collect()
 }
 
 fn describe(what: &Path) -> anyhow::Result<Value> {

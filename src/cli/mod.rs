@@ -10,6 +10,7 @@ mod inspect;
 mod kind;
 mod lm;
 mod log;
+mod plan;
 mod prep;
 mod report;
 mod search;
@@ -70,6 +71,8 @@ enum Command {
     Verify(verify::Args),
     /// Say what a corpus, model, cache, run or preset is
     Inspect(inspect::Args),
+    /// Say what a cache will cost before it is made: bytes, hours, and whether it pays
+    Plan(plan::Args),
 }
 
 /// What every subcommand gets besides its arguments.
@@ -99,6 +102,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Report(args) => report::run(args, &context),
         Command::Verify(args) => verify::run(args, &context),
         Command::Inspect(args) => inspect::run(args, &context),
+        Command::Plan(args) => plan::run(args, &context),
     }
 }
 

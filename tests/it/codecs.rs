@@ -244,3 +244,39 @@ fn an_exact_cache_is_recoded_without_its_teacher_and_all_are_listed() {
     ]);
     exits(tutornet().arg("cache"), 2).says(&["--model"]);
 }
+
+#[test]
+fn a_plan_says_bytes_hours_and_whether_it_pays() {
+    let fixture = Fixture::get();
+    let mut command = tutornet();
+    command.args([
+        "plan",
+        "--model",
+        "jasper-dr",
+        "--hours",
+        "960",
+        "--codec",
+        "f16,klt:0.1",
+        "--device-tflops",
+        "10",
+        "--json",
+    ]);
+    let costs: Value = serde_json::from_str(&succeeds(&mut command).stdout).unwrap();
+    assert_eq!((costs["parameters"].as_u64(), costs["frames"].as_f64()), (Some(332_632_349), Some(172.8e6)));
+    assert!((costs["teacher_hours"].as_f64().unwrap() - 3.19).abs() < 0.01, "{costs}");
+    assert_eq!(
+        (costs["codecs"][0]["codec"].as_str(), costs["codecs"][1]["pays_from_epoch"].as_str()),
+        (Some("f16"), Some("2"))
+    );
+    // Measured on a cache that is there.
+    succeeds(&mut cache(fixture, "f16", "dev-clean", "plan-f16"));
+    let mut command = tutornet();
+    command
+        .args(["plan", "--model", "jasper-nano", "--hours", "1", "--codec", "u8", "--rates"])
+        .arg(fixture.at("plan-f16"));
+    succeeds(&mut command).prints(&["hidden_bytes_per_frame", "u8", "pays_from_epoch"]);
+    fails(
+        tutornet().args(["plan", "--model", "jasper-dr", "--hours=-1"]),
+        &["--hours: expected a number above 0"],
+    );
+}

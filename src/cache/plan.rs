@@ -1,0 +1,215 @@
+//! What a cache will cost, before it is made.
+
+use serde::Serialize;
+
+use super::codec::CodecName;
+use super::rate::{Rate, USUAL};
+use crate::error::{Error, Result};
+use crate::models::{ModelConfig, Summary};
+
+/// Bytes a channel of a frame, measured on two hours of real speech under QuartzNet 15x5 (1,024 channels after a
+/// ReLU, 45 % of them zero); `tutornet inspect CACHE --rate` measures others.
+const F16: f64 = 0.959;
+const U8: f64 = 0.550;
+/// (relative error, bytes a channel) of `klt`.
+const KLT: [(f64, f64); 3] = [(0.05, 0.392), (0.1, 0.263), (0.3, 0.0653)];
+/// Bytes a frame of the frame weight, and of the posterior for each label (the same measurement).
+const FRAME_WEIGHT: f64 = 3.7;
+const LABEL: f64 = 1.6;
+
+/// What is planned.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The teacher.
+    pub model: ModelConfig,
+    /// Hours of audio.
+    pub hours: f64,
+    /// Codecs to compare; the usual ones when there are none.
+    pub codecs: Vec<CodecName>,
+    /// What was measured on a cache, in place of the figures above.
+    pub measured: Vec<Rate>,
+    /// What the device sustains in the teacher's forward pass, 10^12 operations a second.
+    pub tflops: f64,
+    /// What the disk reads, 10^9 bytes a second.
+    pub disk: f64,
+    /// How many times as fast as real time a student is trained.
+    pub speed: f64,
+}
+
+/// What it costs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Costs {
+    /// Name of the teacher.
+    pub model: String,
+    /// Its trainable parameters.
+    pub parameters: usize,
+    /// Channels of its hidden states.
+    pub width: usize,
+    /// Hours of audio.
+    pub hours: f64,
+    /// Output frames.
+    pub frames: f64,
+    /// 10^18 operations of one pass over the audio: two for every parameter and output frame.
+    pub teacher_exaflop: f64,
+    /// Hours of that pass.
+    pub teacher_hours: f64,
+    /// One row a codec.
+    pub codecs: Vec<CodecCosts>,
+}
+
+/// What a codec costs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CodecCosts {
+    /// The codec.
+    pub codec: String,
+    /// Bytes a frame of the hidden states.
+    pub hidden_bytes_per_frame: f64,
+    /// Gigabytes of the whole cache.
+    pub cache_gb: f64,
+    /// Megabytes a second that training reads.
+    pub read_mb_per_s: f64,
+    /// Hours in which the disk reads it once.
+    pub read_hours: f64,
+    /// From how many epochs on making the cache and reading it in each takes less time than running the teacher in each;
+    /// `never` when reading takes as long as running.
+    pub pays_from_epoch: String,
+}
+
+/// Estimates the costs.
+///
+/// # Errors
+/// When a number is not above zero, or the model's layers cannot be counted.
+pub fn plan(plan: &Plan) -> Result<Costs> {
+    for (name, value) in [
+        ("--hours", plan.hours),
+        ("--device-tflops", plan.tflops),
+        ("--disk-gbps", plan.disk),
+        ("--speed", plan.speed),
+    ] {
+        if !(value > 0.0 && value.is_finite()) {
+            return Err(Error::invalid(format!("{name}: expected a number above 0, found {value}")));
+        }
+    }
+    let summary = Summary::of(&plan.model)?;
+    let frames = plan.hours * 3600.0 * 100.0 / summary.stride as f64;
+    let operations = 2.0 * summary.parameters as f64 * frames;
+    let teacher_hours = operations / (plan.tflops * 1e12) / 3600.0;
+    let rest = FRAME_WEIGHT + LABEL * summary.labels as f64;
+    let codecs = if plan.codecs.is_empty() { USUAL.as_slice() } else { &plan.codecs };
+    let row = |&codec: &CodecName| {
+        let measured = plan.measured.iter().find(|rate| rate.codec == codec.to_string());
+        let hidden =
+            measured.map_or_else(|| expected(codec, summary.hidden_width), |rate| rate.bytes_per_frame);
+        let bytes = (hidden + rest) * frames;
+        let read_hours = bytes / (plan.disk * 1e9) / 3600.0;
+        CodecCosts {
+            codec: codec.to_string(),
+            hidden_bytes_per_frame: hidden,
+            cache_gb: bytes / 1e9,
+            read_mb_per_s: bytes / (plan.hours * 3600.0) * plan.speed / 1e6,
+            read_hours,
+            pays_from_epoch: pays_from(teacher_hours, read_hours),
+        }
+    };
+    Ok(Costs {
+        model: plan.model.name.clone(),
+        parameters: summary.parameters,
+        width: summary.hidden_width,
+        hours: plan.hours,
+        frames,
+        teacher_exaflop: operations / 1e18,
+        teacher_hours,
+        codecs: codecs.iter().map(row).collect(),
+    })
+}
+
+/// The first n with teacher + n read < n teacher.
+fn pays_from(teacher: f64, read: f64) -> String {
+    if read >= teacher {
+        return "never".to_owned();
+    }
+    let epochs = teacher / (teacher - read);
+    format!("{}", epochs.floor() + 1.0)
+}
+
+/// Bytes a frame of `width` channels.
+fn expected(codec: CodecName, width: usize) -> f64 {
+    let channels = width as f64;
+    match codec {
+        CodecName::F16 => F16 * channels,
+        CodecName::U8 => U8 * channels,
+        CodecName::Pq(bytes) => bytes as f64,
+        CodecName::Klt(error) => {
+            // Bits fall with the logarithm of the error; beyond the ends the nearest two go on.
+            let at = usize::from(error > KLT[1].0);
+            let ((e0, b0), (e1, b1)) = (KLT[at], KLT[at + 1]);
+            let share = (error / e0).ln() / (e1 / e0).ln();
+            channels * (b0 + (b1 - b0) * share).clamp(0.01, F16)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::presets;
+
+    fn example() -> Plan {
+        Plan {
+            model: presets::find("jasper-dr").unwrap(),
+            hours: 960.0,
+            codecs: Vec::new(),
+            measured: Vec::new(),
+            tflops: 10.0,
+            disk: 0.5,
+            speed: 1000.0,
+        }
+    }
+
+    #[test]
+    fn jasper_dr_over_librispeech() {
+        let costs = plan(&example()).unwrap();
+        assert_eq!((costs.frames, costs.width, costs.parameters), (172.8e6, 1024, 332_632_349));
+        assert!((costs.teacher_exaflop - 0.115).abs() < 1e-3 && (costs.teacher_hours - 3.19).abs() < 0.01);
+        let f16 = &costs.codecs[0];
+        assert!((f16.cache_gb - 178.4).abs() < 1.0, "{f16:?}");
+        // 0.1 hours to read, 3.2 to compute: the second epoch pays.
+        assert!((f16.read_hours - 0.099).abs() < 0.01 && f16.pays_from_epoch == "2");
+        assert!((f16.read_mb_per_s - 51.6).abs() < 0.5);
+        assert!(costs.codecs.windows(2).take(4).all(|pair| pair[1].cache_gb < pair[0].cache_gb));
+    }
+
+    #[test]
+    fn a_small_teacher_on_a_fast_device_need_not_be_cached() {
+        let mut small = example();
+        small.model = presets::find("jasper-nano").unwrap();
+        small.tflops = 1000.0;
+        assert!(plan(&small).unwrap().codecs.iter().all(|row| row.pays_from_epoch == "never"));
+        assert_eq!(pays_from(1.0, 0.5), "3");
+        assert_eq!(pays_from(1.0, 0.0), "2");
+        small.hours = 0.0;
+        assert!(plan(&small).unwrap_err().to_string().contains("--hours"));
+    }
+
+    #[test]
+    fn measured_rates_replace_the_expected_and_klt_is_interpolated() {
+        assert!((expected(CodecName::Klt(0.1), 1024) - 269.3).abs() < 0.5);
+        assert!((expected(CodecName::Klt(0.05), 512) - 200.7).abs() < 0.5);
+        let between = expected(CodecName::Klt(0.2), 1024);
+        assert!(
+            between > expected(CodecName::Klt(0.3), 1024) && between < expected(CodecName::Klt(0.1), 1024)
+        );
+        let mut with = example();
+        with.codecs = vec![CodecName::U8];
+        with.measured = vec![Rate {
+            codec: "u8".to_owned(),
+            bytes_per_frame: 100.0,
+            ratio: 20.0,
+            relative_error: 0.0,
+            decode_gb_per_s: 1.0,
+            encode_gb_per_s: 1.0,
+            learn_s: 0.0,
+        }];
+        assert_eq!(plan(&with).unwrap().codecs[0].hidden_bytes_per_frame, 100.0);
+    }
+}
