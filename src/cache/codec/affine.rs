@@ -10,9 +10,6 @@
 
 use super::{align, bits};
 
-/// Name of this codec in identities, schemas and column metadata.
-pub const NAME: &str = "u8";
-
 /// Steps between a channel's smallest and largest value. 255 would take 50 bytes a frame more of 1,024 channels and
 /// err by 0.45 % instead.
 const STEPS: f32 = 192.0;

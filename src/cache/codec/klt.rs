@@ -86,6 +86,12 @@ fn quantise(value: f32, inverse: f32) -> i16 {
     if value < 0.0 { -size } else { size }
 }
 
+/// How many steps from zero a quantised value comes back; 0 stays 0.
+fn lifted(quantised: i16, [one, more]: [f32; 2]) -> f32 {
+    let size = f32::from(quantised.unsigned_abs());
+    if size > 1.0 { size + more } else { size * (1.0 + one) }
+}
+
 impl Klt {
     /// From its parts; `None` when they do not fit each other.
     pub fn new(
@@ -102,10 +108,10 @@ impl Klt {
 
     /// Learns rotation, step and frequencies from utterances, each [frames, width], so that decoded coordinates
     /// are off by `error` of the hidden states' norm.
-    #[expect(clippy::cast_possible_truncation, reason = "steps and lifts are f32")]
     ///
     /// # Errors
     /// When the utterances hold nothing to learn from.
+    #[expect(clippy::cast_possible_truncation, reason = "steps and lifts are f32")]
     pub fn learn(utterances: &[Vec<f32>], width: usize, error: f64) -> Result<Self, String> {
         let sample: Vec<f32> = utterances.iter().flatten().copied().collect();
         let rotation = Rotation::learn(&sample, width, width);
@@ -187,15 +193,12 @@ impl Klt {
         let mut decoder = self.tables.decoder(payload)?;
         let mut values = vec![0f32; frames * rank];
         let mut quantised = vec![0i16; rank];
-        let [one, more] = self.lift;
         for block in values.chunks_mut(BLOCK * rank.max(1)) {
             let n = block.len() / rank.max(1);
             for (row, values) in block.chunks_exact_mut(rank.max(1)).enumerate() {
                 decoder.values(&self.classes[frequency(row, n) * rank..][..rank], &mut quantised);
                 for (value, &q) in values.iter_mut().zip(&quantised) {
-                    let size = f32::from(q.unsigned_abs());
-                    let lifted = if size > 1.0 { size + more } else { size * (1.0 + one) };
-                    *value = (lifted * self.step).copysign(f32::from(q));
+                    *value = (lifted(q, self.lift) * self.step).copysign(f32::from(q));
                 }
             }
         }
@@ -220,13 +223,10 @@ fn lifts(values: &[f32], step: f32) -> [f32; 2] {
     sums.map(|(sum, count)| (sum / count.max(1.0)) as f32)
 }
 
-fn mean_square(values: &[f32], step: f32, [one, more]: [f32; 2]) -> f64 {
+fn mean_square(values: &[f32], step: f32, lift: [f32; 2]) -> f64 {
     let inverse = 1.0 / step;
-    let square = |&value: &f32| {
-        let size = f32::from(quantise(value, inverse).unsigned_abs());
-        let lifted = if size > 1.0 { size + more } else { size * (1.0 + one) };
-        f64::from(lifted * step - value.abs()).powi(2)
-    };
+    let square =
+        |&value: &f32| f64::from(lifted(quantise(value, inverse), lift) * step - value.abs()).powi(2);
     values.iter().map(square).sum::<f64>() / values.len().max(1) as f64
 }
 

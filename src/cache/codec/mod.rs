@@ -76,8 +76,26 @@ impl Codec {
     /// A payload to hidden states, [frames, width]; replaces `out`.
     ///
     /// # Errors
-    /// When the payload cannot be of so many frames.
+    /// As for [`Codec::coordinates`].
     pub fn decode(
+        &self,
+        payload: &[u8],
+        frames: usize,
+        width: usize,
+        out: &mut Vec<f32>,
+    ) -> Result<(), String> {
+        self.coordinates(payload, frames, width, out)?;
+        if let Some(rotation) = self.rotation() {
+            *out = rotation.hidden(out);
+        }
+        Ok(())
+    }
+
+    /// A payload of a learned codec to its coordinates, [frames, rank]; of another to hidden states.
+    ///
+    /// # Errors
+    /// When the payload cannot be of so many frames.
+    pub fn coordinates(
         &self,
         payload: &[u8],
         frames: usize,
@@ -87,30 +105,6 @@ impl Codec {
         match self {
             Self::F16 => f16::decode(payload, frames, width, out),
             Self::U8 => affine::decode(payload, frames, width, out),
-            Self::Klt(codec) => {
-                *out = codec.rotation().hidden(&codec.coordinates(payload, frames)?);
-                Ok(())
-            }
-            Self::Pq(codec) => {
-                *out = codec.rotation().hidden(&codec.coordinates(payload, frames)?);
-                Ok(())
-            }
-        }
-    }
-
-    /// A payload of a learned codec to its coordinates, [frames, rank]; of another to hidden states.
-    ///
-    /// # Errors
-    /// As for [`Codec::decode`].
-    pub fn coordinates(
-        &self,
-        payload: &[u8],
-        frames: usize,
-        width: usize,
-        out: &mut Vec<f32>,
-    ) -> Result<(), String> {
-        match self {
-            Self::F16 | Self::U8 => self.decode(payload, frames, width, out),
             Self::Klt(codec) => codec.coordinates(payload, frames).map(|values| *out = values),
             Self::Pq(codec) => codec.coordinates(payload, frames).map(|values| *out = values),
         }
