@@ -178,6 +178,11 @@ pub fn seal(text: &str) -> String {
     format!("{body}{SEAL}{hash}\n")
 }
 
+/// The little-endian single-precision numbers of some bytes; what is left over at the end is no number.
+pub fn f32s(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+}
+
 /// Writes a text that carries the BLAKE3 of itself in its last line.
 ///
 /// # Errors

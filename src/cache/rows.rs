@@ -13,6 +13,7 @@ use super::identity::{Identity, short};
 use super::nbest::{self, NbestText};
 use super::schema::{CHECKSUM, KIND, Key, SMALL, key};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::models::HiddenLayer;
 use crate::shard::{self, Shard};
 
@@ -122,7 +123,7 @@ impl Rows {
         let payload = self.payload(column, row)?;
         self.require_length(column, row, &payload, 4)?;
         out.clear();
-        out.extend(payload.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+        out.extend(files::f32s(&payload));
         Ok(())
     }
 

@@ -35,6 +35,7 @@ pub use verify::{Description, describe, verify};
 
 use crate::error::{Error, Result};
 use crate::features::{BINS, Frontend};
+use crate::files;
 use crate::shard::{self, Shard};
 
 /// One row of a corpus without its features.
@@ -163,7 +164,7 @@ impl Corpus {
         })?;
         let shard = self.mapped(utterance.shard as usize)?;
         let values = read_features(shard, utterance, &self.checksums[index])?;
-        out.extend(values.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+        out.extend(files::f32s(&values));
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use super::parameters::{Handle, HostTensor};
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Values that are converted to bytes and back at once.
 const PIECE: usize = 1 << 16;
@@ -71,7 +72,7 @@ pub(super) fn read(path: &Path) -> Result<(BTreeMap<String, HostTensor>, String)
             let piece = &mut bytes[..4 * PIECE.min(count - values.len())];
             file.read_exact(piece).map_err(|e| Error::io("read", path, e))?;
             hasher.update(piece);
-            values.extend(piece.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+            values.extend(files::f32s(piece));
         }
         tensors.insert(name, HostTensor { shape: info.shape.clone(), values, trainable: true });
     }

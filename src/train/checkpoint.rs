@@ -151,8 +151,7 @@ impl State {
             if view.dtype() != Dtype::F32 {
                 return Err(invalid(format!("tensor {name}: expected F32, found {:?}", view.dtype())));
             }
-            let values =
-                view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+            let values = files::f32s(view.data()).collect();
             let tensor = HostTensor { shape: view.shape().to_vec(), values, trainable: false };
             tensors.insert(name.clone(), tensor);
         }

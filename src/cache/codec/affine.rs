@@ -9,6 +9,7 @@
 //! 3. the bytes of the values whose bit is set, frame by frame, channel by channel.
 
 use super::{align, bits};
+use crate::files;
 
 /// Steps between a channel's smallest and largest value. 255 would take 50 bytes a frame more of 1,024 channels and
 /// err by 0.45 % instead.
@@ -70,8 +71,7 @@ pub fn decode(payload: &[u8], frames: usize, width: usize, out: &mut Vec<f32>) -
     let values_at = mask_at + align(frames * width.div_ceil(8));
     let short = || format!("expected at least {values_at} bytes, found {}", payload.len());
     let scales = payload.get(..4 * width).ok_or_else(short)?;
-    let scales: Vec<f32> =
-        scales.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    let scales: Vec<f32> = files::f32s(scales).collect();
     let zeros = payload.get(4 * width..5 * width).ok_or_else(short)?;
     let mask = payload.get(mask_at..mask_at + frames * width.div_ceil(8)).ok_or_else(short)?;
     let present = bits::count(mask, width)?;

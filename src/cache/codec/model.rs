@@ -181,8 +181,7 @@ impl Parts<'_> {
 
     fn floats(&self, layer: HiddenLayer, name: &str, count: usize) -> std::result::Result<Vec<f32>, String> {
         let (_, data) = self.tensor(layer, name, Dtype::F32)?;
-        let values: Vec<f32> =
-            data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let values: Vec<f32> = files::f32s(data).collect();
         if values.len() != count || values.iter().any(|v| v.is_nan()) {
             return Err(format!("{name}: expected {count} numbers, found {}", values.len()));
         }

@@ -13,6 +13,7 @@ use std::path::Path;
 use half::{bf16, f16};
 
 use crate::error::{Error, Result};
+use crate::files;
 
 /// A tensor of a file, still in it.
 pub(super) struct Stored {
@@ -70,9 +71,7 @@ impl Float {
         match self {
             Self::F16 => pairs().map(|b| f16::from_le_bytes(b).to_f32()).collect(),
             Self::Bf16 => pairs().map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
-            Self::F32 => {
-                bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-            }
+            Self::F32 => files::f32s(bytes).collect(),
             Self::F64 => {
                 let word = |b: &[u8]| [b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]];
                 #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
