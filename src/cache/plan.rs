@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::codec::CodecName;
 use super::rate::{Rate, USUAL};
+use crate::corpus::SHARD_UTTERANCES;
 use crate::error::{Error, Result};
 use crate::models::{ModelConfig, Summary};
 
@@ -16,6 +17,10 @@ const KLT: [(f64, f64); 3] = [(0.05, 0.392), (0.1, 0.263), (0.3, 0.0653)];
 /// Bytes a frame of the frame weight, and of the posterior for each label (the same measurement).
 const FRAME_WEIGHT: f64 = 3.7;
 const LABEL: f64 = 1.6;
+/// In place of an epoch.
+const NEVER: &str = "never";
+/// Mean seconds of an utterance: the 281,241 of LibriSpeech's 961 hours.
+const UTTERANCE: f64 = 12.3;
 
 /// What is planned.
 #[derive(Debug, Clone)]
@@ -51,8 +56,16 @@ pub struct Costs {
     pub frames: f64,
     /// 10^18 operations of one pass over the audio: two for every parameter and output frame.
     pub teacher_exaflop: f64,
-    /// Hours of that pass.
+    /// Hours of that pass: once for a cache, in every epoch without one.
     pub teacher_hours: f64,
+    /// Bytes a frame of the posterior.
+    pub posterior_bytes_per_frame: f64,
+    /// Bytes a frame of the frame weight.
+    pub frame_weight_bytes_per_frame: f64,
+    /// Shards, with as many utterances in each as `prep` puts there.
+    pub shards: u64,
+    /// Whether a cache pays at all.
+    pub advice: String,
     /// One row a codec.
     pub codecs: Vec<CodecCosts>,
 }
@@ -64,6 +77,8 @@ pub struct CodecCosts {
     pub codec: String,
     /// Bytes a frame of the hidden states.
     pub hidden_bytes_per_frame: f64,
+    /// Gigabytes of the hidden states.
+    pub hidden_gb: f64,
     /// Gigabytes of the whole cache.
     pub cache_gb: f64,
     /// Megabytes a second that training reads.
@@ -94,24 +109,27 @@ pub fn plan(plan: &Plan) -> Result<Costs> {
     let frames = plan.hours * 3600.0 * 100.0 / summary.stride as f64;
     let operations = 2.0 * summary.parameters as f64 * frames;
     let teacher_hours = operations / (plan.tflops * 1e12) / 3600.0;
-    let rest = FRAME_WEIGHT + LABEL * summary.labels as f64;
+    let posterior = LABEL * summary.labels as f64;
     let codecs = if plan.codecs.is_empty() { USUAL.as_slice() } else { &plan.codecs };
     let row = |&codec: &CodecName| {
         let measured = plan.measured.iter().find(|rate| rate.codec == codec.to_string());
         let hidden =
             measured.map_or_else(|| expected(codec, summary.hidden_width), |rate| rate.bytes_per_frame);
-        let bytes = (hidden + rest) * frames;
+        let bytes = (hidden + posterior + FRAME_WEIGHT) * frames;
         let read_hours = bytes / (plan.disk * 1e9) / 3600.0;
         CodecCosts {
             codec: codec.to_string(),
             hidden_bytes_per_frame: hidden,
+            hidden_gb: hidden * frames / 1e9,
             cache_gb: bytes / 1e9,
             read_mb_per_s: bytes / (plan.hours * 3600.0) * plan.speed / 1e6,
             read_hours,
             pays_from_epoch: pays_from(teacher_hours, read_hours),
         }
     };
+    let codecs: Vec<CodecCosts> = codecs.iter().map(row).collect();
     Ok(Costs {
+        advice: advice(&codecs),
         model: plan.model.name.clone(),
         parameters: summary.parameters,
         width: summary.hidden_width,
@@ -119,17 +137,45 @@ pub fn plan(plan: &Plan) -> Result<Costs> {
         frames,
         teacher_exaflop: operations / 1e18,
         teacher_hours,
-        codecs: codecs.iter().map(row).collect(),
+        posterior_bytes_per_frame: posterior,
+        frame_weight_bytes_per_frame: FRAME_WEIGHT,
+        shards: shards(plan.hours),
+        codecs,
     })
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive and saturating")]
+fn shards(hours: f64) -> u64 {
+    (hours * 3600.0 / UTTERANCE / SHARD_UTTERANCES as f64).ceil() as u64
 }
 
 /// The first n with teacher + n read < n teacher.
 fn pays_from(teacher: f64, read: f64) -> String {
     if read >= teacher {
-        return "never".to_owned();
+        return NEVER.to_owned();
     }
     let epochs = teacher / (teacher - read);
     format!("{}", epochs.floor() + 1.0)
+}
+
+fn advice(codecs: &[CodecCosts]) -> String {
+    let (never, pays): (Vec<_>, Vec<_>) = codecs.iter().partition(|row| row.pays_from_epoch == NEVER);
+    let names =
+        |rows: &[&CodecCosts]| rows.iter().map(|row| row.codec.as_str()).collect::<Vec<_>>().join(", ");
+    match (pays.is_empty(), never.is_empty()) {
+        (false, true) => "every codec takes less time than running the teacher in each epoch".to_owned(),
+        (true, _) => {
+            "no cache pays: this device runs the teacher as fast as the disk reads what it would say"
+                .to_owned()
+        }
+        (false, false) => {
+            format!(
+                "with {} running the teacher in each epoch is as fast as reading; {} pay",
+                names(&never),
+                names(&pays)
+            )
+        }
+    }
 }
 
 /// Bytes a frame of `width` channels.
@@ -170,6 +216,8 @@ mod tests {
     fn jasper_dr_over_librispeech() {
         let costs = plan(&example()).unwrap();
         assert_eq!((costs.frames, costs.width, costs.parameters), (172.8e6, 1024, 332_632_349));
+        assert_eq!(costs.shards, 1098);
+        assert!(costs.advice.starts_with("every codec"));
         assert!((costs.teacher_exaflop - 0.115).abs() < 1e-3 && (costs.teacher_hours - 3.19).abs() < 0.01);
         let f16 = &costs.codecs[0];
         assert!((f16.cache_gb - 178.4).abs() < 1.0, "{f16:?}");
@@ -187,6 +235,8 @@ mod tests {
         assert!(plan(&small).unwrap().codecs.iter().all(|row| row.pays_from_epoch == "never"));
         assert_eq!(pays_from(1.0, 0.5), "3");
         assert_eq!(pays_from(1.0, 0.0), "2");
+        let costs = plan(&small).unwrap();
+        assert!(costs.advice.starts_with("no cache pays"), "{}", costs.advice);
         small.hours = 0.0;
         assert!(plan(&small).unwrap_err().to_string().contains("--hours"));
     }

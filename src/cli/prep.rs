@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::{Subcommand, ValueEnum};
 
 use super::Context;
-use crate::corpus::{self, Options, Outcome, SKIPPED, Speed};
+use crate::corpus::{self, Options, Outcome, SHARD_UTTERANCES, SKIPPED, Speed};
 use crate::features::{FrameRule, Frontend, NemoRule, Padding};
 
 /// Arguments of `tutornet prep`.
@@ -49,7 +49,7 @@ struct Librispeech {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Utterances per shard, the grain of everything that runs shard by shard
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = SHARD_UTTERANCES, value_parser = at_least_one)]
     shard_utterances: usize,
     /// The feature chain; it must be the one of the models that will read the corpus
     #[arg(long, value_enum, default_value_t = FrontendName::Nemo)]

@@ -38,6 +38,9 @@ use crate::features::{BINS, Frontend};
 use crate::files;
 use crate::shard::{self, Shard};
 
+/// Utterances that `prep` puts into a shard, if nobody says otherwise.
+pub const SHARD_UTTERANCES: usize = 256;
+
 /// One row of a corpus without its features.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Utterance {

@@ -9,7 +9,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::kernels::{Conv1dOptions, Matrix, conv1d, sum};
+use crate::kernels::{Conv1dOptions, conv1d, sum};
 use crate::random::Random;
 
 /// The layer c of equation (7): a convolution over time with a bias.
@@ -34,30 +34,6 @@ impl Bridge {
             weight: Param::from_tensor(weight),
             bias: Param::from_tensor(Tensor::zeros([teacher], device)),
         }
-    }
-
-    /// The same layer, giving coordinates along orthonormal directions in place of the teacher's channels: `basis` is
-    /// [teacher width, rank], `origin` [rank] what is taken away from coordinates. Since lengths do not change under a
-    /// rotation and the weight is one number a frame, equation (7) has the same value at full rank; at a lower one, what the
-    /// other directions would add to it is left out.
-    pub fn along(self, basis: &[f32], origin: &[f32]) -> Self {
-        let device = self.weight.val().device();
-        let [teacher, student, kernel] = self.weight.val().dims();
-        let rank = origin.len();
-        let turn = |values: Tensor<2>| -> Vec<f32> {
-            let [_, columns] = values.dims();
-            let values: Vec<f32> = values.into_data().try_to_vec().unwrap_or_default();
-            // [rank, teacher] x [teacher, columns]
-            let turned: Vec<f32> =
-                (0..rank).flat_map(|r| (0..teacher).map(move |t| basis[t * rank + r])).collect();
-            Matrix::new(&values, teacher, columns).multiply(&turned)
-        };
-        let weight = turn(self.weight.val().detach().reshape([teacher, student * kernel]));
-        let mut bias = turn(self.bias.val().detach().reshape([teacher, 1]));
-        bias.iter_mut().zip(origin).for_each(|(bias, origin)| *bias -= origin);
-        let weight = Tensor::from_data(TensorData::new(weight, [rank, student, kernel]), &device);
-        let bias = Tensor::from_data(TensorData::new(bias, [rank]), &device);
-        Self { weight: Param::from_tensor(weight), bias: Param::from_tensor(bias) }
     }
 
     /// [batch, student width, frames] -> [batch, teacher width, frames]. `valid` gives [batch, 1, frames], 1 on the
@@ -95,49 +71,6 @@ mod tests {
         let loss: f32 = rkd_loss(predicted, target, weight).into_scalar();
         let by_hand = (0.25 * (1.0 + 4.0) + (4.0 + 9.0) + 4.0 * (1.0 + 4.0)) / 2.0;
         assert_eq!(loss, by_hand);
-    }
-
-    #[test]
-    fn the_loss_in_rotated_coordinates_is_the_loss() {
-        let device = Device::flex();
-        let mut random = Random::new(5, "rotated", &[]);
-        let mut noise = |n: usize| -> Vec<f32> { (0..n).map(|_| random.normal() as f32).collect() };
-        let tensor = |v: &[f32], shape: [usize; 3]| {
-            Tensor::<3>::from_data(TensorData::new(v.to_vec(), shape), &device)
-        };
-        // An orthonormal basis of 4 by Gram and Schmidt, a mean, and a teacher's frames, [frames, 4].
-        let (mut basis, mean, frames) = (noise(16), noise(4), noise(2 * 4 * 6));
-        for a in 0..4 {
-            for b in 0..a {
-                let dot: f32 = (0..4).map(|t| basis[t * 4 + a] * basis[t * 4 + b]).sum();
-                (0..4).for_each(|t| basis[t * 4 + a] -= dot * basis[t * 4 + b]);
-            }
-            let norm = (0..4).map(|t| basis[t * 4 + a].powi(2)).sum::<f32>().sqrt();
-            (0..4).for_each(|t| basis[t * 4 + a] /= norm);
-        }
-        let turn = |v: &[f32], r: usize| (0..4).map(|t| v[t] * basis[t * 4 + r]).sum::<f32>();
-        let origin: Vec<f32> = (0..4).map(|r| turn(&mean, r)).collect();
-        // [batch, channels, frames]
-        let lay = |value: &dyn Fn(usize, usize) -> f32| -> Vec<f32> {
-            (0..2)
-                .flat_map(|b| (0..4).flat_map(move |c| (0..6).map(move |t| (b * 6 + t, c))))
-                .map(|(t, c)| value(t, c))
-                .collect()
-        };
-        let target = lay(&|t, c| frames[t * 4 + c]);
-        let rotated = lay(&|t, r| turn(&frames[t * 4..t * 4 + 4], r) - origin[r]);
-        let (hidden, weight) = (noise(2 * 3 * 6), noise(2 * 6));
-        let (hidden, weight) = (tensor(&hidden, [2, 3, 6]), tensor(&weight, [2, 1, 6]));
-        let valid = || Tensor::ones([2, 1, 6], &device);
-        for kernel in [1, 3] {
-            let bridge = Bridge::new(3, 4, kernel, 1, &device);
-            let plain =
-                rkd_loss(bridge.forward(hidden.clone(), valid), tensor(&target, [2, 4, 6]), weight.clone());
-            let turned = bridge.along(&basis, &origin).forward(hidden.clone(), valid);
-            let turned = rkd_loss(turned, tensor(&rotated, [2, 4, 6]), weight.clone());
-            let (plain, turned): (f32, f32) = (plain.into_scalar(), turned.into_scalar());
-            assert!((plain - turned).abs() < 1e-5 * plain, "{plain} {turned}");
-        }
     }
 
     #[test]

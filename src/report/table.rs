@@ -1,6 +1,7 @@
 //! The tables of a comparison: every row on every test set, and all that is known of one set.
 
 use super::compare::{Gain, OnSet, Unit, rerr};
+use super::description::PAPER_SETS;
 use super::document::{Block, Cell, Column, Table};
 use super::markdown::thousands;
 use super::rows::{Comparison, Row};
@@ -77,7 +78,7 @@ struct Parts {
 
 impl Parts {
     fn of(comparison: &Comparison, set: &str) -> Self {
-        let paper = comparison.paper && super::description::PAPER_SETS.contains(&set);
+        let paper = comparison.paper && PAPER_SETS.contains(&set);
         let ours = comparison.scored_on(set)
             // A table of which nothing was run shows what will be there.
             || paper && !comparison.sets().iter().any(|set| comparison.scored_on(set));
@@ -149,7 +150,7 @@ fn legend(comparison: &Comparison, chance: bool) -> Vec<String> {
         text.push(format!("±: standard deviation over seeds, {usual} of them unless a row says otherwise."));
     }
     text.push("An empty cell was not run, or has nothing to be compared with.".to_owned());
-    if comparison.paper {
+    if comparison.paper && comparison.sets().iter().any(|set| PAPER_SETS.contains(&set.as_str())) {
         text.push(
             "Under `paper`: the published number where it is known, on LibriSpeech's own test sets."
                 .to_owned(),

@@ -6,7 +6,6 @@ use super::copies::{Copies, SpeedCopies};
 use super::objective::Target;
 use super::pipeline::{LayerPair, Pipeline, Stage};
 use super::targets::{Place, TeacherSet};
-use crate::cache::codec::rotation::Rotation;
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::kernels::ctc_possible;
@@ -73,8 +72,6 @@ pub struct Pair {
     pub teacher: HiddenLayer,
     /// Its channels.
     pub teacher_width: usize,
-    /// Numbers a frame that its caches give: the channels, or the coordinates of a learned codec.
-    pub targets: usize,
 }
 
 /// One teacher of a stage.
@@ -185,8 +182,7 @@ impl Prepared {
             let student_width = model.config.layer_width(student)?;
             for of in &teachers {
                 let teacher_width = of.set.width_of(teacher, &wanted)?;
-                let targets = of.set.rotation(teacher).map_or(teacher_width, Rotation::rank);
-                pairs.push(Pair { student, student_width, teacher, teacher_width, targets });
+                pairs.push(Pair { student, student_width, teacher, teacher_width });
             }
         }
         let mut examples = Vec::new();

@@ -152,18 +152,13 @@ impl Trainer<'_> {
         for (index, pair) in self.prepared.stages[number].pairs.iter().enumerate() {
             let place: Vec<u64> =
                 [number as u64].into_iter().chain((index > 0).then_some(index as u64)).collect();
-            let bridge = Bridge::new(
+            self.bridges.push(Bridge::new(
                 pair.student_width,
                 pair.teacher_width,
                 stage.bridge_kernel(),
                 Random::new(self.pipeline.seed, "bridge", &place).below(usize::MAX) as u64,
                 &self.device,
-            );
-            let teacher = self.prepared.stages[number].teachers.first();
-            self.bridges.push(match teacher.and_then(|teacher| teacher.set.rotation(pair.teacher)) {
-                Some(rotation) => bridge.along(rotation.basis(), rotation.origin()),
-                None => bridge,
-            });
+            ));
         }
     }
 

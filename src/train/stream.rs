@@ -193,13 +193,13 @@ impl Assembler<'_> {
         let padded = batch.padded_targets;
         let target = self.settings.objective.target();
         for (number, pair) in self.stage.pairs.iter().enumerate() {
-            let size = pair.targets * padded;
+            let size = pair.teacher_width * padded;
             let mut all =
                 HiddenTarget { values: vec![0.0; rows.len() * size], weight: vec![0.0; rows.len() * padded] };
             for (b, row) in rows.iter().enumerate() {
                 let Some(own) = row.hidden.get(number) else { continue };
-                let used = &own.values[..row.target_frames * pair.targets];
-                transpose(used, pair.targets, &mut all.values[b * size..(b + 1) * size], padded);
+                let used = &own.values[..row.target_frames * pair.teacher_width];
+                transpose(used, pair.teacher_width, &mut all.values[b * size..(b + 1) * size], padded);
                 all.weight[b * padded..][..row.target_frames]
                     .copy_from_slice(&own.weight[..row.target_frames]);
             }

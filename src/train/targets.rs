@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::pipeline::LayerPair;
 use crate::cache::Cache;
-use crate::cache::codec::Codec;
-use crate::cache::codec::rotation::Rotation;
-use crate::cache::identity::{Identity, Teacher};
+use crate::cache::identity::Teacher;
 use crate::corpus::Utterance;
 use crate::distill::weights;
 use crate::error::{Error, Result};
@@ -58,22 +56,6 @@ impl TeacherSet {
                     format!("{}, as in {}", named(ours), first.dir().display()),
                     named(theirs),
                     "a stage takes caches of ONE teacher over several corpora; give each teacher its own stage",
-                ));
-            }
-            let (ours, theirs) = (first.identity(), cache.identity());
-            if (ours.codec_model.is_some() || theirs.codec_model.is_some())
-                && ours.codec_model != theirs.codec_model
-            {
-                let named = |identity: &Identity| match &identity.codec_model {
-                    Some(hash) => format!("{}, learned as {hash:.12}", identity.codec),
-                    None => identity.codec.clone(),
-                };
-                return Err(Error::mismatch(
-                    format!("codec of {}", cache.dir().display()),
-                    format!("{}, as in {}", named(ours), first.dir().display()),
-                    named(theirs),
-                    "caches of one stage share what a learned codec learned: make the others with \
-                     `tutornet cache --codec-from` the first",
                 ));
             }
             for (entry, row) in cache.entries().iter().enumerate() {
@@ -159,18 +141,13 @@ impl TeacherSet {
         Ok(Some(Place { cache, entry, frames: teacher_frames.min(student_frames) }))
     }
 
-    /// The rotation whose coordinates [`TeacherSet::hidden`] gives, where the caches have a learned codec.
-    pub fn rotation(&self, layer: HiddenLayer) -> Option<&Rotation> {
-        self.caches.first().and_then(|cache| cache.codecs().of(layer)).and_then(Codec::rotation)
-    }
-
-    /// Hidden states of an utterance at a layer, [frames, width]; under a learned codec their coordinates along its
-    /// rotation's components, [frames, rank].
+    /// Hidden states of an utterance at a layer, [frames, width], whatever the codec: a cache's coordinates are turned back
+    /// here, since adaptive optimisers train a bridge worse along principal components than along channels.
     ///
     /// # Errors
     /// When the shard is damaged.
     pub fn hidden(&self, layer: HiddenLayer, place: Place, out: &mut Vec<f32>) -> Result<()> {
-        self.caches[place.cache].coordinates(layer, place.entry, out)
+        self.caches[place.cache].hidden(layer, place.entry, out)
     }
 
     /// Frame weights of an utterance at a layer, [frames].
