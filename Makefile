@@ -11,7 +11,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 TUTORNET := $(TARGET)/release/tutornet
 DEVICE ?= auto
 
-.PHONY: help build demo demo-clean test test-interop bench bench-peers bench-gpu bench-beam lint cache train FORCE
+.PHONY: help build demo demo-clean test test-interop test-slurm bench bench-peers bench-gpu bench-beam lint cache train FORCE
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile pipelines/tables.mk | expand -t 20
@@ -209,6 +209,9 @@ bench-beam: .venv-beam/.done $(TUTORNET) ## [CACHE=dir ARPA=file]: the beam sear
 	$(PYTHON) -m venv --clear .venv-peers
 	.venv-peers/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
+
+test-slurm: $(TUTORNET) ## pipelines/slurm under a real Slurm (root, slurm-wlm, munge) [MODEL=dir CORPUS=dir LOG=file]
+	TUTORNET=$(abspath $(TUTORNET)) MODEL='$(MODEL)' CORPUS='$(CORPUS)' LOG='$(LOG)' tests/interop/slurm.sh
 
 lint: ## Formatting and clippy, warnings are errors
 	$(CARGO) fmt --check

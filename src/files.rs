@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
+mod lock;
+
+pub use lock::DirectoryLock;
+
 /// Last line of a sealed text file: the BLAKE3 of every byte before it.
 const SEAL: &str = "# blake3 ";
 
@@ -41,7 +45,7 @@ pub struct Pending {
 }
 
 /// Prefix of temporary files; [`sweep`] removes those that a killed process left behind.
-const TEMPORARY: &str = ".tutornet-tmp-";
+pub const TEMPORARY: &str = ".tutornet-tmp-";
 
 impl Pending {
     /// Opens a temporary file beside `target`.
@@ -74,9 +78,27 @@ impl Pending {
     pub fn commit(self) -> Result<()> {
         self.temporary.as_file().sync_all().map_err(|e| Error::io("write", &self.target, e))?;
         self.temporary.persist(&self.target).map_err(|e| Error::io("rename to", &self.target, e.error))?;
-        let directory = parent(&self.target);
-        File::open(directory).and_then(|d| d.sync_all()).map_err(|e| Error::io("sync", directory, e))
+        sync_directory_of(&self.target)
     }
+
+    /// The same, but a name that is taken stays as it is: `false`. Of several processes, also on several machines, one
+    /// gets the name.
+    ///
+    /// # Errors
+    /// As for [`Pending::commit`].
+    pub fn commit_new(self) -> Result<bool> {
+        self.temporary.as_file().sync_all().map_err(|e| Error::io("write", &self.target, e))?;
+        match self.temporary.persist_noclobber(&self.target) {
+            Ok(_) => sync_directory_of(&self.target).map(|()| true),
+            Err(e) if e.error.kind() == ErrorKind::AlreadyExists => Ok(false),
+            Err(e) => Err(Error::io("rename to", &self.target, e.error)),
+        }
+    }
+}
+
+fn sync_directory_of(path: &Path) -> Result<()> {
+    let directory = parent(path);
+    File::open(directory).and_then(|d| d.sync_all()).map_err(|e| Error::io("sync", directory, e))
 }
 
 fn parent(path: &Path) -> &Path {
@@ -119,6 +141,14 @@ pub fn prepare_with<T>(
 /// See [`Pending`].
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     prepare(path, bytes)?.commit()
+}
+
+/// Writes a file unless there is one of that name; whether it did. Whoever reads it sees all of it.
+///
+/// # Errors
+/// See [`Pending`].
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<bool> {
+    prepare(path, bytes)?.commit_new()
 }
 
 /// Removes temporary files that a killed process left in `directory`. Call it under the directory's lock.
@@ -256,53 +286,6 @@ pub fn hash_difference(path: &Path, expected: &str) -> Result<Option<String>> {
     Ok((found != expected).then(|| format!("expected BLAKE3 {expected}, found {found}")))
 }
 
-/// An exclusive lock on a directory, held until dropped (or until the process dies).
-#[derive(Debug)]
-pub struct DirectoryLock {
-    file: File,
-}
-
-impl Drop for DirectoryLock {
-    /// Leaves an empty file: two directories with the same contents then have the same bytes.
-    fn drop(&mut self) {
-        // The holder's number is of no use any more, and nothing depends on its going.
-        let _ = self.file.set_len(0);
-    }
-}
-
-impl DirectoryLock {
-    /// Locks `directory` through the file `.lock` in it.
-    ///
-    /// # Errors
-    /// When another process holds it; the message names that process.
-    pub fn acquire(directory: &Path) -> Result<Self> {
-        let path = directory.join(".lock");
-        let mut file = File::options()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(|e| Error::io("open", &path, e))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => {
-                let holder = std::fs::read_to_string(&path).unwrap_or_default();
-                return Err(Error::invalid(format!(
-                    "{} is being written by another process ({}); wait for it or stop it",
-                    directory.display(),
-                    if holder.trim().is_empty() { "unknown" } else { holder.trim() }
-                )));
-            }
-            Err(std::fs::TryLockError::Error(e)) => return Err(Error::io("lock", &path, e)),
-        }
-        file.set_len(0)
-            .and_then(|()| write!(file, "process {}", std::process::id()))
-            .map_err(|e| Error::io("write", &path, e))?;
-        Ok(Self { file })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -362,7 +345,22 @@ mod tests {
         let lock = DirectoryLock::acquire(dir.path()).unwrap();
         let error = DirectoryLock::acquire(dir.path()).unwrap_err().to_string();
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        assert!(DirectoryLock::share(dir.path()).is_err());
         drop(lock);
         DirectoryLock::acquire(dir.path()).unwrap();
+        let shared = [DirectoryLock::share(dir.path()).unwrap(), DirectoryLock::share(dir.path()).unwrap()];
+        assert!(DirectoryLock::acquire(dir.path()).is_err());
+        drop(shared);
+        DirectoryLock::acquire(dir.path()).unwrap();
+        assert_eq!(std::fs::read(dir.path().join(".lock")).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_new_file_takes_no_name_that_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        assert!(write_new(&path, b"one").unwrap() && !write_new(&path, b"two").unwrap());
+        assert_eq!(std::fs::read(&path).unwrap(), b"one");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

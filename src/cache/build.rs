@@ -1,6 +1,7 @@
 //! Stage one: a model runs once over a corpus, and what it computed becomes a cache.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,12 +10,15 @@ use super::codec::{CodecModel, CodecName};
 use super::forward::Teacher;
 use super::identity::{CorpusIdentity, IDENTITY, Identity, InnerLayer, Teacher as TeacherIdentity};
 use super::learn::Sampled;
-use super::manifest::ShardEntry;
+use super::manifest::{MANIFEST, Manifest, ShardEntry};
 use super::nbest::{NbestIdentity, NbestSearch};
 use super::resume::{self, Wanted};
 use super::schema::Key;
 use super::settle::Settled;
 use super::stage::{self, Done, Job};
+use super::tasks::claim::{self, Claims, PATIENCE};
+use super::tasks::plan::{PLAN, Plan};
+use super::tasks::{self, Task};
 use crate::corpus::Corpus;
 use crate::decode::Decoder;
 use crate::device::{DeviceChoice, Precision};
@@ -56,20 +60,22 @@ pub struct Options {
     pub layers: Vec<HiddenLayer>,
     /// A search for an extra column with the teacher's best texts, and how many of them.
     pub nbest: Option<(Decoder, usize)>,
+    /// Which of several tasks this process is, where they share the work; without, it writes all and seals the cache.
+    pub task: Option<Task>,
 }
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
-    /// Utterances of the complete cache; 0 for a bare run.
+    /// Utterances of the complete cache, or of a task's share; 0 for a bare run.
     pub utterances: u64,
-    /// Output frames of the complete cache; 0 for a bare run.
+    /// Output frames of the same.
     pub frames: u64,
-    /// Compressed bytes of the hidden column over output frames of the complete cache.
-    pub bytes_per_frame: f64,
+    /// Compressed bytes of the hidden column over output frames of the complete cache; `None` for a task.
+    pub bytes_per_frame: Option<f64>,
     /// The same of all inner layers together.
-    pub inner_bytes_per_frame: f64,
-    /// Shards of the cache, and how many of them were written by this run.
+    pub inner_bytes_per_frame: Option<f64>,
+    /// Shards of the cache or of the task's share, and how many of them were written by this run.
     pub shards: (usize, usize),
     /// Seconds of audio that went through the teacher in this run.
     pub audio: f64,
@@ -81,57 +87,90 @@ pub struct Summary {
     pub forward: Duration,
 }
 
-/// Builds a cache, or what is missing of it.
+/// Builds a cache, or what is missing of it; as one of several tasks, what is missing of this one's share.
 ///
 /// # Errors
 /// When model and corpus do not fit, the directory holds another cache or is being written, the
 /// teacher fails, or the disk does; everything finished stays and the same call goes on from there.
 pub fn build(options: &Options, stop: &Stop) -> Result<Summary> {
+    let out = options.out.as_path();
     let mut source = Source::open(options)?;
+    let task = options.task.map(|task| task.settle(out)).transpose()?;
     // A device that is not there leaves no cache behind that is of nothing yet.
-    let begun = options.out.join(IDENTITY).exists();
+    let begun = out.join(IDENTITY).exists();
     let mut teacher = if begun { None } else { Some(source.teacher(options)?) };
-    files::create_dir(&options.out)?;
-    let _lock = DirectoryLock::acquire(&options.out)?;
-    files::sweep(&options.out)?;
-    let Settled { codecs, sampled, learning } = source.settle(options, &mut teacher, stop)?;
-    let identity = &source.identity;
-    let cache = files::blake3_file(&options.out.join(IDENTITY))?;
-    let mut finished = resume::survey(&options.out, identity, &cache, &codecs, &source.wanted)?;
-    let pending: Vec<usize> = (0..finished.len()).filter(|&shard| finished[shard].is_none()).collect();
-    let done = if pending.is_empty() {
-        Done::default()
-    } else {
-        if pending.len() < finished.len() {
-            let (ready, all) = (finished.len() - pending.len(), finished.len());
-            tracing::info!("{}: {ready} of {all} shards are there already", options.out.display());
-        }
-        resume::reopen(&options.out, &finished)?;
-        let teacher = teacher.map_or_else(|| source.teacher(options), Ok)?;
-        source.run(options, &pending, (&cache, &codecs, &sampled), &teacher, stop, false)?
+    files::create_dir(out)?;
+    let _lock = match task {
+        Some(_) => DirectoryLock::share(out)?,
+        None => claim::alone(out, PATIENCE, stop)?,
     };
-    let done = learning.before(done);
+    // Where locks do not reach, whoever finishes a divided cache alone keeps away tasks that are started meanwhile.
+    let claims = (task.is_some() || out.join(PLAN).exists()).then(|| Claims::new(out, PATIENCE));
+    let claims = claims.as_ref();
+    let Settled { codecs, sampled, learning } = source.settle(options, &mut teacher, claims, stop)?;
+    let cache = files::blake3_file(&out.join(IDENTITY))?;
+    let sealed = Manifest::load(out).is_ok();
+    let own: Vec<usize> = match task {
+        None => (0..source.wanted.len()).collect(),
+        Some((tasks, first, number)) => {
+            let plan = Plan::new(&cache, tasks, first, &source.wanted);
+            if sealed { plan } else { plan.settle(out)? }.own(number)
+        }
+    };
+    let wanted: Cow<[Wanted]> = match task {
+        None => Cow::Borrowed(&source.wanted),
+        Some(_) => own.iter().map(|&shard| source.wanted[shard].clone()).collect(),
+    };
+    let found = resume::survey(out, &source.identity, &cache, &codecs, &wanted)?;
+    let pending: Vec<usize> = (0..own.len()).filter(|&at| found[at].is_none()).collect();
+    let (done, others) = if pending.is_empty() {
+        (learning, Vec::new())
+    } else {
+        if pending.len() < own.len() {
+            let (ready, all) = (own.len() - pending.len(), own.len());
+            tracing::info!("{}: {ready} of {all} shards are there already", out.display());
+        }
+        if task.is_none() {
+            resume::reopen(out, &found)?;
+        } else if sealed || out.join(MANIFEST).exists() {
+            return Err(Error::format(
+                out,
+                format!(
+                    "expected an unfinished cache, found a {MANIFEST} and {} damaged; run the command once without its \
+                     task, which rewrites what is bad",
+                    wanted[pending[0]].file
+                ),
+            ));
+        }
+        // A record that a damaged shard has kept would pass for another process' work.
+        resume::remove_records(out, pending.iter().map(|&at| wanted[at].file.as_str()))?;
+        let teacher = teacher.map_or_else(|| source.teacher(options), Ok)?;
+        let pending: Vec<usize> = pending.into_iter().map(|at| own[at]).collect();
+        let of = (cache.as_str(), &*codecs, sampled.as_slice());
+        let with = With { options, teacher: &teacher, claims, stop };
+        let (done, others) = source.write_all(with, pending, of)?;
+        (learning.before(done), others)
+    };
     let written = done.shards.len();
-    for (shard, entry) in &done.shards {
-        finished[*shard] = Some(entry.clone());
+    let now = done.shards.iter().cloned().chain(others);
+    let before = own.iter().zip(found).filter_map(|(&shard, entry)| Some((shard, entry?)));
+    let entries: BTreeMap<usize, ShardEntry> = before.chain(now).collect();
+    let entries: Vec<ShardEntry> = entries.into_values().collect();
+    if task.is_some() {
+        let total = |of: fn(&ShardEntry) -> u64| entries.iter().map(of).sum();
+        let (utterances, frames) = (total(|entry| entry.rows), total(|entry| entry.frames));
+        return Ok(Summary { utterances, frames, shards: (own.len(), written), ..summary(&done) });
     }
-    let entries: Vec<ShardEntry> = finished.into_iter().flatten().collect();
-    if entries.len() < source.wanted.len() {
-        return Err(Error::invalid(format!(
-            "only {} of {} shards were written",
-            entries.len(),
-            source.wanted.len()
-        )));
-    }
-    let manifest = resume::seal(&options.out, entries, &source.wanted)?;
-    let cache = Cache::open(&options.out)?;
+    let manifest = resume::seal(out, entries)?;
+    tasks::clear(out)?;
+    let cache = Cache::open(out)?;
     let inner = cache.identity().layers.iter();
     let inner = inner.map(|inner| cache.hidden_bytes_per_frame(HiddenLayer::Inner(inner.layer)));
     Ok(Summary {
         utterances: manifest.utterances,
         frames: manifest.frames,
-        bytes_per_frame: cache.hidden_bytes_per_frame(HiddenLayer::Last)?,
-        inner_bytes_per_frame: inner.sum::<Result<f64>>()?,
+        bytes_per_frame: Some(cache.hidden_bytes_per_frame(HiddenLayer::Last)?),
+        inner_bytes_per_frame: Some(inner.sum::<Result<f64>>()?),
         shards: (manifest.shards.len(), written),
         ..summary(&done)
     })
@@ -147,21 +186,31 @@ pub fn bare(options: &Options, stop: &Stop) -> Result<Summary> {
     let teacher = source.teacher(options)?;
     let pending: Vec<usize> = (0..source.wanted.len()).collect();
     let codecs = CodecModel::fixed(CodecName::F16, []);
-    Ok(summary(&source.run(options, &pending, ("", &codecs, &[]), &teacher, stop, true)?))
+    let with = With { options, teacher: &teacher, claims: None, stop };
+    Ok(summary(&source.run(with, &pending, ("", &codecs, &[]), true)?))
 }
 
 fn summary(done: &Done) -> Summary {
     Summary {
         utterances: 0,
         frames: 0,
-        bytes_per_frame: 0.0,
-        inner_bytes_per_frame: 0.0,
+        bytes_per_frame: None,
+        inner_bytes_per_frame: None,
         shards: (0, 0),
         audio: done.valid as f64 / 100.0,
         padding: 1.0 - done.valid as f64 / done.padded.max(1) as f64,
         wall: done.wall,
         forward: done.forward,
     }
+}
+
+/// What a run has at hand.
+#[derive(Clone, Copy)]
+pub(super) struct With<'a> {
+    pub(super) options: &'a Options,
+    pub(super) teacher: &'a Teacher,
+    pub(super) claims: Option<&'a Claims>,
+    pub(super) stop: &'a Stop,
 }
 
 /// Everything that a cache is made from.
@@ -241,13 +290,12 @@ impl Source {
         Ok(Teacher::new(model, device, options.device.to_string(), layers))
     }
 
-    fn run(
+    /// Runs the teacher over the shards `pending`; those that another process has claimed are left out.
+    pub(super) fn run(
         &self,
-        options: &Options,
+        With { options, teacher, claims, stop }: With,
         pending: &[usize],
         (cache, codecs, sampled): (&str, &CodecModel, &[Sampled]),
-        teacher: &Teacher,
-        stop: &Stop,
         bare: bool,
     ) -> Result<Done> {
         let utterances =
@@ -266,6 +314,7 @@ impl Source {
             codecs,
             sampled,
             nbest: self.nbest.as_ref(),
+            claims,
             progress: &progress,
             stop,
         };

@@ -193,6 +193,14 @@ impl Identity {
         files::write(&dir.join(IDENTITY), self.sealed()?.as_bytes())
     }
 
+    /// The same where there is none yet; whether there was none.
+    ///
+    /// # Errors
+    /// See [`files::write_new`].
+    pub fn save_new(&self, dir: &Path) -> Result<bool> {
+        files::write_new(&dir.join(IDENTITY), self.sealed()?.as_bytes())
+    }
+
     /// BLAKE3 of the file that [`Identity::save`] writes.
     ///
     /// # Errors

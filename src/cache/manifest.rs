@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::identity::IDENTITY;
+use super::tasks::plan::PLAN;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::shard::ShardSummary;
@@ -92,13 +93,14 @@ impl Manifest {
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join(MANIFEST);
         if !path.exists() {
-            return Err(Error::format(
-                dir,
-                format!(
-                    "the cache is not complete: it has no {MANIFEST}; run the `tutornet cache` command that \
-                     began it once more, it goes on where it stopped"
-                ),
-            ));
+            let next = if dir.join(PLAN).exists() {
+                format!("once its tasks have ended, run `tutornet cache seal {}`", dir.display())
+            } else {
+                "run the `tutornet cache` command that began it once more, it goes on where it stopped"
+                    .to_owned()
+            };
+            let detail = format!("the cache is not complete: it has no {MANIFEST}; {next}");
+            return Err(Error::format(dir, detail));
         }
         let text = files::read_sealed(&path)?;
         let manifest: Self =

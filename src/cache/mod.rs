@@ -26,8 +26,11 @@ mod recode;
 mod resume;
 pub mod rows;
 pub mod schema;
+mod seal;
 mod settle;
 mod stage;
+pub mod tasks;
+mod together;
 mod verify;
 mod weights;
 
@@ -38,6 +41,8 @@ pub use list::{Listed, list};
 pub use manifest::{Manifest, ShardEntry};
 pub use reader::{Cache, Entry};
 pub use recode::{RecodeOptions, Recoded, recode};
+pub use seal::{Missing, Sealed, Sealing, seal};
+pub use tasks::Task;
 pub use verify::{Description, describe, verify};
 pub use weights::{FrameWeight, frame_weights};
 

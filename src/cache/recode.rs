@@ -100,7 +100,7 @@ pub fn recode(options: &RecodeOptions, stop: &Stop) -> Result<Recoded> {
         finished[shard] = Some(entry);
     }
     progress.finish();
-    let manifest = resume::seal(out, finished.into_iter().flatten().collect(), &wanted)?;
+    let manifest = resume::seal(out, finished.into_iter().flatten().collect())?;
     let before = cache.hidden_bytes_per_frame(HiddenLayer::Last)?;
     let after = Cache::open(out)?.hidden_bytes_per_frame(HiddenLayer::Last)?;
     Ok(Recoded { before, after, shards: (manifest.shards.len(), pending.len()) })

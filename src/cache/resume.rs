@@ -95,27 +95,35 @@ pub fn write_record(dir: &Path, entry: &ShardEntry) -> Result<()> {
 ///
 /// # Errors
 /// When the directory cannot be written.
-pub fn seal(dir: &Path, entries: Vec<ShardEntry>, wanted: &[Wanted]) -> Result<Manifest> {
+pub fn seal(dir: &Path, entries: Vec<ShardEntry>) -> Result<Manifest> {
     let manifest = Manifest::new(dir, entries)?;
     if Manifest::load(dir).ok().as_ref() != Some(&manifest) {
         manifest.save(dir)?;
     }
-    remove_records(dir, wanted)?;
+    remove_records(dir, manifest.shards.iter().map(|entry| entry.file.as_str()))?;
     Ok(manifest)
 }
 
-/// Removes the records, once the manifest is there.
+/// Removes the records of shards by their `files`' names: once the manifest is there, or where they are of no worth.
 ///
 /// # Errors
 /// When the directory cannot be written.
-fn remove_records(dir: &Path, wanted: &[Wanted]) -> Result<()> {
-    let records = wanted.iter().map(|w| record_path(dir, &w.file));
-    records.filter(|path| path.exists()).try_for_each(|path| remove(&path))
+pub fn remove_records<'a>(dir: &Path, mut files: impl Iterator<Item = &'a str>) -> Result<()> {
+    files.try_for_each(|file| {
+        let path = record_path(dir, file);
+        if path.exists() { remove(&path) } else { Ok(()) }
+    })
 }
 
-fn read_record(dir: &Path, file: &str) -> Option<ShardEntry> {
+/// The record of a finished shard.
+pub fn read_record(dir: &Path, file: &str) -> Option<ShardEntry> {
     let text = files::read_sealed(&record_path(dir, file)).ok()?;
     toml::from_str(&text).ok().filter(|entry: &ShardEntry| entry.file == file)
+}
+
+/// The record of a shard that another process has finished since this one looked; its bytes are not read.
+pub fn finished_since(dir: &Path, file: &str) -> Option<ShardEntry> {
+    read_record(dir, file).filter(|entry| matches!(entry.size_difference(dir), Ok(None)))
 }
 
 fn by_contents(
@@ -209,7 +217,7 @@ mod tests {
         assert_eq!(surveyed(dir, &of), entries);
         std::fs::write(&path, &bad).unwrap();
         assert_eq!(finished(dir, &of), [true, false]);
-        remove_records(dir, &of.2).unwrap();
+        remove_records(dir, of.2.iter().map(|wanted| wanted.file.as_str())).unwrap();
         assert!(!dir.join("shard-00001.done").exists());
         assert_eq!(finished(dir, &of), [true, false]);
         std::fs::write(&path, &good).unwrap();

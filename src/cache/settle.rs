@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::build::{Options, Source, budget};
 use super::codec::{CODEC_FILE, CodecModel, CodecName};
@@ -12,6 +12,7 @@ use super::learn::{self, Sampled};
 use super::manifest::{MANIFEST, Manifest};
 use super::rows::belongs;
 use super::stage::Done;
+use super::tasks::claim::Claims;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::signal::Stop;
@@ -26,14 +27,20 @@ pub(super) struct Settled {
 }
 
 impl Source {
-    /// Makes the directory a cache of this identity; where a codec is learned, the teacher runs over the sample.
+    /// Makes the directory a cache of this identity; where a codec is learned, the teacher runs over the sample. Of several
+    /// processes with claims, one learns and the others wait for it.
     pub(super) fn settle(
         &mut self,
         options: &Options,
         teacher: &mut Option<Teacher>,
+        claims: Option<&Claims>,
         stop: &Stop,
     ) -> Result<Settled> {
         let mut identity = self.identity.clone();
+        let claims = claims.filter(|_| options.codec.is_learned() && options.codec_from.is_none());
+        if let Some(claims) = claims {
+            self.wait_or_claim(&options.out, claims, stop)?;
+        }
         let (mut sampled, mut learning) = (Vec::new(), Done::default());
         let codecs = settle_codec(&mut identity, &options.out, options.codec_from.as_deref(), &mut || {
             let started = Instant::now();
@@ -48,9 +55,39 @@ impl Source {
             learning.wall = started.elapsed();
             Ok(codecs)
         })?;
+        if let Some(claims) = claims {
+            claims.release(CODEC_FILE);
+        }
         self.identity = identity;
         Ok(Settled { codecs: Arc::new(codecs), sampled, learning })
     }
+
+    /// Returns once the codec is there, or this process has claimed to learn it.
+    fn wait_or_claim(&self, out: &Path, claims: &Claims, stop: &Stop) -> Result<()> {
+        let mut told = false;
+        loop {
+            if learned(&self.identity, out).is_some() || claims.take(CODEC_FILE)? {
+                return Ok(());
+            }
+            if stop.requested() {
+                return Err(Error::Interrupted(
+                    "the codec was not learned yet; nothing was written".to_owned(),
+                ));
+            }
+            if !told {
+                tracing::info!("{} learns the codec; waiting for it", claims.holder(CODEC_FILE));
+                told = true;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+/// What lies in `out` already for this identity, whose own codec need not be known yet: the file's hash, and the codec.
+fn learned(identity: &Identity, out: &Path) -> Option<(Identity, CodecModel)> {
+    let found = Identity::load(out).ok()?;
+    let same = Identity { codec_model: found.codec_model.clone(), ..identity.clone() } == found;
+    if same { CodecModel::open(out, &found).ok().map(|codecs| (found, codecs)) } else { None }
 }
 
 /// Makes `out` a cache of `identity`, its codec included: opens the codec, takes it from another cache, or learns it.
@@ -73,6 +110,9 @@ pub(super) fn settle_codec(
     if let Some(other) = codec_from {
         let bytes = borrow(identity, other)?;
         settle(identity, out)?;
+        if let Ok(codecs) = CodecModel::open(out, identity) {
+            return Ok(codecs);
+        }
         files::write(&out.join(CODEC_FILE), &bytes)?;
         return CodecModel::open(out, identity);
     }
@@ -85,6 +125,11 @@ pub(super) fn settle_codec(
         }
     }
     let codecs = learn()?;
+    if let Some((found, codecs)) = learned(identity, out) {
+        // Another process was quicker; on another kind of machine it may have learned other bits.
+        *identity = found;
+        return Ok(codecs);
+    }
     let bytes = codecs.to_bytes()?;
     let hash = blake3::hash(&bytes).to_hex().to_string();
     if let Some(expected) = found.and_then(|found| found.codec_model).filter(|expected| *expected != hash) {
@@ -129,8 +174,8 @@ fn settle(identity: &Identity, out: &Path) -> Result<()> {
     {
         return Err(foreign);
     }
-    if !out.join(IDENTITY).exists() && !out.join(MANIFEST).exists() {
-        return identity.save(out);
+    if !out.join(IDENTITY).exists() && !out.join(MANIFEST).exists() && identity.save_new(out)? {
+        return Ok(());
     }
     match Identity::load(out) {
         Ok(found) => identity.require(&found, out),

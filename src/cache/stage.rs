@@ -22,8 +22,10 @@ use super::identity::Identity;
 use super::learn::Sampled;
 use super::manifest::ShardEntry;
 use super::nbest::NbestSearch;
-use super::resume::{Wanted, write_record};
+use super::resume::{Wanted, finished_since, write_record};
 use super::schema::{Key, Row, write_shard};
+use super::tasks::claim::Claims;
+use super::together::interrupted;
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::models::HiddenLayer;
@@ -57,6 +59,8 @@ pub struct Job<'a> {
     pub sampled: &'a [Sampled],
     /// Finds the column `nbest`, where the identity has one.
     pub nbest: Option<&'a NbestSearch>,
+    /// Keeps other processes from what this one is at work on, where several write.
+    pub claims: Option<&'a Claims>,
     /// Advances by seconds of audio.
     pub progress: &'a Progress,
     /// Asks for an orderly end.
@@ -148,6 +152,13 @@ fn joined<T>(result: std::thread::Result<Result<T>>) -> Result<T> {
 fn load(job: &Job, sender: Sender<(usize, Batch, Input)>) -> Result<()> {
     let mut features = Vec::new();
     for &shard in job.pending {
+        if job.stop.noticed() {
+            // What was begun is finished.
+            return Ok(());
+        }
+        if !claim(job, shard)? {
+            continue;
+        }
         let range = job.corpus.shard(shard);
         let utterances = &job.corpus.utterances()[range.clone()];
         let there: BTreeSet<usize> = job.sampled.iter().filter(|s| s.shard == shard).map(|s| s.row).collect();
@@ -175,6 +186,19 @@ fn load(job: &Job, sender: Sender<(usize, Batch, Input)>) -> Result<()> {
     Ok(())
 }
 
+/// Whether a shard is this process' to write: nobody else is at work on it or has finished it.
+fn claim(job: &Job, shard: usize) -> Result<bool> {
+    let (Some(claims), file) = (job.claims, &job.wanted[shard].file) else { return Ok(true) };
+    if !claims.take(file)? {
+        return Ok(false);
+    }
+    let finished = finished_since(job.dir, file).is_some();
+    if finished {
+        claims.release(file);
+    }
+    Ok(!finished)
+}
+
 /// Runs the teacher over what the loader reads.
 fn forward(
     job: &Job,
@@ -193,10 +217,8 @@ fn forward(
     }
     let mut limit = usize::MAX;
     for (shard, batch, input) in inputs {
-        if job.stop.requested() {
-            return Err(Error::Interrupted(
-                "the finished shards are kept; the same command goes on after them".to_owned(),
-            ));
+        if job.stop.at_once() {
+            return Err(interrupted());
         }
         if batch.padded == 0 {
             let rows = batch.rows.iter().map(|&row| Encode { shard, row, from: None });
@@ -301,9 +323,19 @@ fn write(job: &Job, rows: Receiver<(usize, usize, Row)>) -> Result<Vec<(usize, S
         let rows: Vec<Row> =
             gathered.remove(&shard).map(|g| g.rows).unwrap_or_default().into_iter().flatten().collect();
         let frames = rows.iter().map(|r| u64::from(r.key.frames)).sum();
-        let summary = write_shard(&job.dir.join(&wanted.file), job.identity, job.cache, &rows)?;
-        let entry = ShardEntry::new(&wanted.file, frames, summary);
-        write_record(job.dir, &entry)?;
+        // Whoever took over a claim of this process has written the same; where machines compute differently, the first counts.
+        let finished = job.claims.and_then(|_| finished_since(job.dir, &wanted.file));
+        let entry = if let Some(entry) = finished {
+            entry
+        } else {
+            let summary = write_shard(&job.dir.join(&wanted.file), job.identity, job.cache, &rows)?;
+            let entry = ShardEntry::new(&wanted.file, frames, summary);
+            write_record(job.dir, &entry)?;
+            entry
+        };
+        if let Some(claims) = job.claims {
+            claims.release(&wanted.file);
+        }
         tracing::debug!("{}: {} utterances, {} bytes", entry.file, entry.rows, entry.bytes);
         written.push((shard, entry));
     }

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use super::Context;
 use super::search::SearchArgs;
-use crate::cache::{self, CodecName, Options, RecodeOptions, Recoded, Summary};
+use crate::cache::tasks::Array;
+use crate::cache::{
+    self, CodecName, Missing, Options, RecodeOptions, Recoded, Sealed, Sealing, Summary, Task,
+};
 use crate::device::{DeviceChoice, Precision};
 use crate::models::HiddenLayer;
 
@@ -15,6 +18,11 @@ Examples:
       --device cuda:0 --batch-seconds 960
   tutornet cache --model models/quartznet --corpus corpora/clean-100 --out caches/quartznet-5best/clean-100 \\
       --nbest 5 --beam 256 --lm lm/4-gram.arpa --lm-weight 2.0 --word-bonus 1.5
+
+Several processes, on one machine or on many that share a file system, write one cache together: the same command for each,
+and `seal` when all have ended (pipelines/slurm has the scripts of a cluster):
+  tutornet cache --model models/quartznet --corpus corpora/clean-100 --out caches/quartznet/clean-100 --shard 3 --of 8
+  tutornet cache seal caches/quartznet/clean-100
 
 Run the same command again after an interruption: it goes on after the last complete shard. Run over a
 complete cache, it checks every shard and writes again what is missing or bad.";
@@ -68,6 +76,15 @@ pub struct Args {
     nbest: Option<usize>,
     #[command(flatten)]
     search: SearchArgs,
+    /// Be task I, from 0, of the N that write this cache together; `tutornet cache seal` completes it
+    #[arg(long, value_name = "I", requires = "of", conflicts_with = "slurm")]
+    shard: Option<u32>,
+    /// How many tasks there are: the same for all, as long as the cache is not sealed
+    #[arg(long, value_name = "N", requires = "shard", conflicts_with = "slurm")]
+    of: Option<u32>,
+    /// Be the task that Slurm says: SLURM_ARRAY_TASK_ID of an array 0-N or 1-N; a smaller array repeats some tasks
+    #[arg(long)]
+    slurm: bool,
     /// Run the forward passes alone and keep nothing: what `cache` cannot be faster than
     #[arg(long, hide = true)]
     bare: bool,
@@ -82,6 +99,23 @@ enum Command {
     Ls(LsArgs),
     /// Write an exact cache with another codec, without the teacher
     Recode(RecodeArgs),
+    /// Complete a cache that several tasks have written, or say which of them have to run again
+    Seal(SealArgs),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The result is byte for byte what one process writes. Tasks that have not finished are named on stdout as `sbatch --array` takes
+them, and the exit code is 1:
+  tutornet cache seal caches/quartznet/clean-100
+  sbatch --array=$(tutornet -q cache seal caches/quartznet/clean-100) pipelines/slurm/cache.sbatch")]
+struct SealArgs {
+    /// The cache directory that the tasks were given as --out
+    #[arg(value_name = "CACHE")]
+    cache: PathBuf,
+    /// Print one JSON object: what the cache holds, or the tasks that are missing
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -140,6 +174,44 @@ fn recode(args: RecodeArgs, context: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn seal(args: &SealArgs, context: &Context) -> anyhow::Result<()> {
+    let dir = args.cache.display();
+    match cache::seal(&args.cache, &context.stop)? {
+        Sealing::Sealed(Sealed { utterances, frames, bytes_per_frame, shards, before }) => {
+            let again = if before { "complete already: " } else { "" };
+            tracing::info!(
+                "{dir}: {again}{utterances} utterances, {frames} frames, {bytes_per_frame:.0} bytes a frame of hidden states"
+            );
+            if args.json {
+                let found = serde_json::json!({
+                    "utterances": utterances, "frames": frames, "hidden_bytes_per_frame": bytes_per_frame, "shards": shards,
+                });
+                super::print(&found.to_string())?;
+            }
+            Ok(())
+        }
+        Sealing::Missing(Missing { tasks, array, of, shards }) => {
+            if args.json {
+                let missing = serde_json::json!({
+                    "missing_tasks": &tasks, "array": &array, "tasks": of, "missing_shards": shards.0, "shards": shards.1,
+                });
+                super::print(&missing.to_string())?;
+            } else {
+                super::print(&array)?;
+            }
+            let first = tasks.first().copied().unwrap_or(0);
+            anyhow::bail!(
+                "{dir} is not complete: {} of {} shards are missing, of {} of {of} tasks; run these again, with \
+                 `sbatch --array={array}` or the `tutornet cache` command with --shard {first} --of {of}{}, then seal",
+                shards.0,
+                shards.1,
+                tasks.len(),
+                if tasks.len() > 1 { " and so on" } else { "" },
+            )
+        }
+    }
+}
+
 /// A finite number above 0.
 fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
@@ -156,6 +228,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     match args.command {
         Some(Command::Ls(args)) => return ls(&args),
         Some(Command::Recode(args)) => return recode(args, context),
+        Some(Command::Seal(args)) => return seal(&args, context),
         None => {}
     }
     let (Some(model), Some(corpus), Some(out)) = (args.model, args.corpus, args.out) else {
@@ -174,6 +247,11 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         let detail = "--codec-from goes with a learned --codec (klt:E or pq:N)".to_owned();
         return Err(super::usage_error(&["cache"], detail));
     }
+    let task = match (args.shard, args.of, args.slurm) {
+        (Some(shard), Some(of), _) => Some(Task::Numbered { shard, of }),
+        (_, _, true) => Some(Task::Slurm(Array::from_environment(|name| std::env::var(name).ok())?)),
+        _ => None,
+    };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = Options {
         model,
@@ -188,28 +266,29 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         codec_from: args.codec_from,
         layers: args.layers,
         nbest,
+        task,
     };
     let summary = if args.bare {
         cache::bare(&options, &context.stop)?
     } else {
         cache::build(&options, &context.stop)?
     };
-    if !args.bare {
+    let (out, shards) = (options.out.display(), summary.shards);
+    if let Some(bytes) = summary.bytes_per_frame {
+        let inner = summary.inner_bytes_per_frame.filter(|inner| *inner > 0.0);
+        let inner = inner.map_or_else(String::new, |inner| format!(" and {inner:.0} of inner layers"));
+        let (utterances, frames) = (summary.utterances, summary.frames);
         tracing::info!(
-            "{}: {} utterances, {} frames, {:.0} bytes a frame of hidden states{}",
-            options.out.display(),
-            summary.utterances,
-            summary.frames,
-            summary.bytes_per_frame,
-            if summary.inner_bytes_per_frame > 0.0 {
-                format!(" and {:.0} of inner layers", summary.inner_bytes_per_frame)
-            } else {
-                String::new()
-            }
+            "{out}: {utterances} utterances, {frames} frames, {bytes:.0} bytes a frame of hidden states{inner}"
         );
-        if summary.shards.1 == 0 {
+        if shards.1 == 0 {
             tracing::info!("complete already: every shard is as it was written");
         }
+    } else if task.is_some() {
+        let (all, written) = shards;
+        tracing::info!(
+            "{out}: this task's {all} shards are there, {written} of them written now; `tutornet cache seal` completes the cache"
+        );
     }
     if summary.audio > 0.0 {
         tracing::info!("{}", speed(&summary));

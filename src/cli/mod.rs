@@ -1,7 +1,7 @@
 //! The command line: one file per subcommand, arguments to library calls and nothing else.
 //!
 //! Results go to stdout (through [`print`]), everything else to stderr. Exit codes: 0 done,
-//! 1 failed, 2 wrong usage.
+//! 1 failed, 2 wrong usage, 75 to be run again after a SIGUSR1.
 
 mod cache;
 mod eval;
@@ -80,7 +80,7 @@ enum Command {
 pub struct Context {
     /// -1 quiet, 0 normal, 1 and more verbose.
     pub verbosity: i8,
-    /// Becomes true on SIGINT and SIGTERM.
+    /// Becomes true on SIGINT, SIGTERM and SIGUSR1.
     pub stop: Stop,
 }
 
@@ -91,7 +91,7 @@ pub struct Context {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     crate::memory::keep_freed_buffers();
     let context = Context { verbosity: arguments.verbosity(), stop: Stop::on_signals()? };
-    match arguments.command {
+    let result = match arguments.command {
         Command::Prep(args) => prep::run(args, &context),
         Command::Import(args) => import::run(args, &context),
         Command::Cache(args) => cache::run(args, &context),
@@ -103,8 +103,27 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Verify(args) => verify::run(args, &context),
         Command::Inspect(args) => inspect::run(args, &context),
         Command::Plan(args) => plan::run(args, &context),
+    };
+    result.map_err(|error| {
+        let interrupted = matches!(error.downcast_ref(), Some(crate::Error::Interrupted(_)));
+        if interrupted && context.stop.noticed() { Again(error).into() } else { error }
+    })
+}
+
+/// `EX_TEMPFAIL` of sysexits.h: try again.
+const AGAIN: u8 = 75;
+
+/// Stopped by notice: the same command is to be run again, which its exit code says.
+#[derive(Debug)]
+struct Again(anyhow::Error);
+
+impl std::fmt::Display for Again {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
     }
 }
+
+impl std::error::Error for Again {}
 
 /// Prints a result on stdout, with a line end.
 ///
@@ -155,7 +174,7 @@ pub fn report_error(error: &anyhow::Error) -> ExitCode {
         .map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c })
         .collect();
     let _ = writeln!(std::io::stderr().lock(), "error: {text}");
-    ExitCode::FAILURE
+    if error.is::<Again>() { ExitCode::from(AGAIN) } else { ExitCode::FAILURE }
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ mod report;
 mod score;
 mod speed;
 mod tables;
+mod tasks;
 mod tensorflow;
 mod train;
 mod tree;
