@@ -8,7 +8,7 @@
 # anew: scancel sends it.
 
 again() {
-    local child code=0 cancelled= me=${SLURM_JOB_ID:?runs under Slurm only} restarts=${SLURM_RESTART_COUNT:-0}
+    local child code=0 cancelled='' me=${SLURM_JOB_ID:?runs under Slurm only} restarts=${SLURM_RESTART_COUNT:-0}
     # By the number of an array's last task Slurm would know the whole array.
     [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || me=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
     echo "start $restarts: $*"

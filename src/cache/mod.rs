@@ -4,7 +4,8 @@
 //! an utterance ([`schema`], [`codec`]; what a codec learned lies in `codec.safetensors`), `manifest.toml` holds every shard's BLAKE3 and, by being there,
 //! says that nothing is missing ([`manifest`]).
 //!
-//! [`build()`] is stage one: it runs a model over a corpus shard by shard and goes on where it was stopped.
+//! [`build()`] is stage one: it runs a model over a corpus shard by shard and goes on where it was stopped. Several
+//! processes may share that work ([`tasks`]); [`seal()`] then completes the cache.
 //! [`Cache`] is what stage two reads: memory-mapped, found by name, every payload checked against its
 //! checksum every time.
 

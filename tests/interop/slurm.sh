@@ -27,9 +27,14 @@ repository=$PWD
 DIR=$(mktemp -d /tmp/tutornet-slurm.XXXXXX)
 HOST=$(hostname -s)
 
+in_repository() { case $1 in /*) echo "$1" ;; *) echo "$repository/$1" ;; esac; }
+[ -z "${MODEL:-}" ] || MODEL=$(in_repository "$MODEL")
+[ -z "${CORPUS:-}" ] || CORPUS=$(in_repository "$CORPUS")
 if [ -n "${LOG:-}" ]; then
     LOG=$(realpath "$LOG")
-    exec > >(sed -u -e "s#$DIR#DIR#g; s#$repository#.#g; s#$TUTORNET#tutornet#g; s#\\b$HOST\\b#HOST#g" | tee "$LOG") 2>&1
+    names="s#${MODEL:-$DIR}#models/$(basename "${MODEL:-}")#g; s#${CORPUS:-$DIR}#corpora/$(basename "${CORPUS:-}")#g"
+    names="s#$DIR#DIR#g; $names; s#$TUTORNET#tutornet#g; s#$repository#.#g; s#\\b$HOST\\b#HOST#g"
+    exec > >(sed -u -e "$names" | tee "$LOG") 2>&1
 fi
 
 daemons=()
@@ -133,9 +138,7 @@ fi
 if [ -z "${MODEL:-}" ]; then
     "$TUTORNET" -q train setup.toml --out setup --device cpu > /dev/null
 fi
-in_repository() { case $1 in /*) echo "$1" ;; *) echo "$repository/$1" ;; esac; }
-[ -z "${CORPUS:-}" ] && CORPUS=corpora/train || CORPUS=$(in_repository "$CORPUS")
-[ -z "${MODEL:-}" ] && MODEL=setup/student || MODEL=$(in_repository "$MODEL")
+CORPUS=${CORPUS:-corpora/train} MODEL=${MODEL:-setup/student}
 shards=$(ls "$CORPUS"/shard-*.parquet | wc -l)
 [ "$shards" -ge 16 ] || { echo "error: $CORPUS has $shards shards, expected at least 16" >&2; exit 1; }
 # Small batches: a shard then takes several, and a task claims one or two at a time.
@@ -172,9 +175,14 @@ busy_task() {
 # whether it was begun anew is looked at later.
 warn() {
     echo "$ scancel --signal=USR1 --batch $1"
-    timeout 5 scancel --signal=USR1 --batch "$(field "$1" JobId)" || echo "(scancel: $?)"
+    timeout 5 scancel --signal=USR1 --batch "$(field "$1" JobId)" || true
 }
 touched=
+
+say "A claim of a machine that is no more"
+mkdir cache
+printf '%s\n' 'host = "nowhere"' 'space = "nowhere"' 'process = 1' 'started = 1' 'serial = 0' > cache/.claim-shard-00000.parquet
+show cat cache/.claim-shard-00000.parquet
 
 say "Stage one: an array of eight tasks, and the seal behind it"
 export CACHE=cache
@@ -235,6 +243,10 @@ job=$(sbatch --parsable --array="$missing" pipelines/slurm/cache.sbatch)
 echo '$ seal=$(sbatch --parsable --dependency=afterok:$job pipelines/slurm/seal.sbatch)'
 seal=$(sbatch --parsable --dependency="afterok:$job" pipelines/slurm/seal.sbatch)
 until_true 600 "the seal" has_state "$seal" COMPLETED
+
+say "The claim of nowhere was watched and broken"
+show grep -h "process 1 on nowhere" tutornet-cache-*.log
+grep -q "process 1 on nowhere is gone; taking over" tutornet-cache-*.log
 
 say "Every file against a single process'"
 show diff -r single cache
