@@ -43,14 +43,17 @@ finish() {
     trap - EXIT
     scancel --user=root > /dev/null 2>&1 || true
     sleep 1
-    for pid in "$DIR"/*.pid; do [ ! -e "$pid" ] || kill "$(cat "$pid")" 2> /dev/null || true; done
+    local pid
+    for pid in "$DIR"/*.pid; do [ ! -e "$pid" ] || daemons+=("$(cat "$pid")"); done
     for pid in "${daemons[@]}"; do kill "$pid" 2> /dev/null || true; done
+    for pid in "${daemons[@]}"; do
+        for _ in {1..100}; do kill -0 "$pid" 2> /dev/null || break; sleep 0.1; done
+    done
     if [ "$code" -ne 0 ]; then
         echo "FAILED with $code; logs:"
         tail -n 30 "$DIR"/work/*.log 2> /dev/null || true
         [ -z "${KEEP:-}" ] || { echo "kept: $DIR"; exit "$code"; }
     fi
-    wait
     rm -rf "$DIR"
     exit "$code"
 }
