@@ -210,7 +210,8 @@ bench-beam: .venv-beam/.done $(TUTORNET) ## [CACHE=dir ARPA=file]: the beam sear
 	.venv-peers/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-test-slurm: $(TUTORNET) ## pipelines/slurm under a real Slurm (root, slurm-wlm, munge) [MODEL=dir CORPUS=dir LOG=file]
+test-slurm: $(TUTORNET) ## pipelines/slurm under a real Slurm (root; slurm-wlm, munge, bindfs) [MODEL=dir CORPUS=dir LOG=file]
+	TUTORNET=$(abspath $(TUTORNET)) tests/interop/mounts.sh
 	TUTORNET=$(abspath $(TUTORNET)) MODEL='$(MODEL)' CORPUS='$(CORPUS)' LOG='$(LOG)' tests/interop/slurm.sh
 
 lint: ## Formatting and clippy, warnings are errors
