@@ -7,6 +7,7 @@ use super::pipeline::LayerPair;
 use crate::cache::Cache;
 use crate::cache::codec::Codec;
 use crate::cache::codec::rotation::Rotation;
+use crate::cache::column::Column;
 use crate::cache::identity::{Identity, Teacher};
 use crate::corpus::Utterance;
 use crate::distill::weights;
@@ -171,6 +172,11 @@ impl TeacherSet {
     /// When the shard is damaged.
     pub fn hidden(&self, layer: HiddenLayer, place: Place, out: &mut Vec<f32>) -> Result<()> {
         self.caches[place.cache].coordinates(layer, place.entry, out)
+    }
+
+    /// Says that a payload of an utterance will be wanted soon.
+    pub fn will_need(&self, column: Column, place: Place) {
+        self.caches[place.cache].will_need(column, place.entry);
     }
 
     /// Frame weights of an utterance at a layer, [frames].
