@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::pipeline::LayerPair;
 use crate::cache::Cache;
+use crate::cache::column::Column;
 use crate::cache::identity::Teacher;
 use crate::corpus::Utterance;
 use crate::distill::weights;
@@ -148,6 +149,11 @@ impl TeacherSet {
     /// When the shard is damaged.
     pub fn hidden(&self, layer: HiddenLayer, place: Place, out: &mut Vec<f32>) -> Result<()> {
         self.caches[place.cache].hidden(layer, place.entry, out)
+    }
+
+    /// Says that a payload of an utterance will be wanted soon.
+    pub fn will_need(&self, column: Column, place: Place) {
+        self.caches[place.cache].will_need(column, place.entry);
     }
 
     /// Frame weights of an utterance at a layer, [frames].
