@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::files;
 
 /// Extension of the record of a finished shard.
-const RECORD: &str = "done";
+pub(super) const RECORD: &str = "done";
 
 /// One shard that a cache has to have.
 #[derive(Debug, Clone)]
@@ -113,12 +113,14 @@ fn remove_records(dir: &Path, wanted: &[Wanted]) -> Result<()> {
     records.filter(|path| path.exists()).try_for_each(|path| remove(&path))
 }
 
-fn read_record(dir: &Path, file: &str) -> Option<ShardEntry> {
+/// What was recorded of a finished shard; `None` without a whole record.
+pub(super) fn read_record(dir: &Path, file: &str) -> Option<ShardEntry> {
     let text = files::read_sealed(&record_path(dir, file)).ok()?;
     toml::from_str(&text).ok().filter(|entry: &ShardEntry| entry.file == file)
 }
 
-fn by_contents(
+/// The entry of a shard whose every row is a wanted one and passes its checksums; `None` when it is not there or bad.
+pub(super) fn by_contents(
     dir: &Path,
     identity: &Identity,
     cache: &str,

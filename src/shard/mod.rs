@@ -6,9 +6,11 @@
 //! and statistics are off and the zstd level is explicit, so that the bytes of a file are a
 //! function of its rows and of this crate's version alone.
 
+mod copy;
 pub(crate) mod reader;
 mod writer;
 
+pub use copy::copy_shard;
 pub use reader::{Shard, hashes, strings, u32s, u64s};
 pub use writer::{ShardSummary, ShardWriter};
 
