@@ -11,7 +11,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 TUTORNET := $(TARGET)/release/tutornet
 DEVICE ?= auto
 
-.PHONY: help build demo demo-clean test test-interop test-slurm bench bench-peers bench-read bench-memory bench-gpu bench-beam lint cache train FORCE
+.PHONY: help build demo demo-clean test test-interop test-torch test-slurm bench bench-peers bench-read bench-memory bench-gpu bench-beam lint cache train FORCE
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile pipelines/tables.mk | expand -t 20
@@ -145,6 +145,7 @@ include pipelines/tables.mk
 # For developers.
 # ---------------------------------------------------------------------------------------------
 NOT_RUN := $(TARGET)/tmp/not-run.txt
+PEERS_PYTHON ?= .venv-peers/bin/python
 
 test: ## Every test that needs Rust only; says at its end what was not run, and why
 	@rm -f $(NOT_RUN)
@@ -154,9 +155,18 @@ test: ## Every test that needs Rust only; says at its end what was not run, and 
 	else echo "Not run: nothing, every test found what it needs."; fi; \
 	exit $$status
 
-test-interop: .venv/.done $(TUTORNET) ## Reads and writes our files with Python (makes .venv)
-	@for script in tests/interop/*.py; do echo "== $$script"; \
+test-interop: .venv/.done $(TUTORNET) ## Reads and writes our files with Python: pyarrow, polars, DuckDB (makes .venv)
+	@for script in $(filter-out %/made.py,$(wildcard tests/interop/*.py)); do echo "== $$script"; \
 		TUTORNET=$(abspath $(TUTORNET)) .venv/bin/python $$script; done
+
+# PyTorch's package for Linux wants CUDA's libraries to be imported at all: 3 GB, which is why this stands alone. The
+# environment is that of bench-peers; PEERS_PYTHON=some/python uses another that has both requirements.txt.
+test-torch: $(if $(filter .venv-peers/%,$(PEERS_PYTHON)),.venv-peers/.interop) $(TUTORNET) ## The same of a model in PyTorch (downloads 3 GB)
+	TUTORNET=$(abspath $(TUTORNET)) $(PEERS_PYTHON) tests/interop/write_cache.py --torch
+
+.venv-peers/.interop: .venv-peers/.done tests/interop/requirements.txt
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check -r tests/interop/requirements.txt
+	@touch $@
 
 .venv/.done: tests/interop/requirements.txt
 	$(PYTHON) -m venv --clear .venv
@@ -169,7 +179,6 @@ bench: ## Times what the design makes claims about
 # PyTorch beside us on the same work (docs: benches/peers/compare.py). About 3 GB are downloaded once;
 # PEERS_PYTHON=some/python uses an interpreter that has the packages of requirements.txt already.
 # CORPUS and its CACHE give the training steps real utterances and targets, SPEECH the teacher a whole corpus.
-PEERS_PYTHON ?= .venv-peers/bin/python
 PEERS_SPEECH = $(if $(CORPUS),--corpus $(CORPUS)) $(if $(filter command environment,$(firstword $(origin CACHE))),--cache $(CACHE)) \
 	$(if $(SPEECH),--speech $(SPEECH))
 ROWS ?=

@@ -101,6 +101,49 @@ fn sync_directory_of(path: &Path) -> Result<()> {
     File::open(directory).and_then(|d| d.sync_all()).map_err(|e| Error::io("sync", directory, e))
 }
 
+/// A directory being filled that appears under its name only when [`PendingDirectory::commit`] succeeds.
+#[derive(Debug)]
+pub struct PendingDirectory {
+    temporary: tempfile::TempDir,
+    target: PathBuf,
+}
+
+impl PendingDirectory {
+    /// Makes a temporary directory beside `target`.
+    ///
+    /// # Errors
+    /// When the directory above does not take a new one.
+    pub fn create(target: &Path) -> Result<Self> {
+        let directory = parent(target);
+        let temporary = tempfile::Builder::new()
+            .prefix(TEMPORARY)
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .tempdir_in(directory)
+            .map_err(|e| Error::io("create a directory in", directory, e))?;
+        Ok(Self { temporary, target: target.to_path_buf() })
+    }
+
+    /// Where its files go; they are for the caller to sync.
+    pub fn path(&self) -> &Path {
+        self.temporary.path()
+    }
+
+    /// Gives the directory its name, and syncs it and the one above.
+    ///
+    /// # Errors
+    /// When something lies under that name, or the system refuses.
+    pub fn commit(self) -> Result<()> {
+        let sync =
+            |path: &Path| File::open(path).and_then(|d| d.sync_all()).map_err(|e| Error::io("sync", path, e));
+        sync(self.temporary.path())?;
+        std::fs::rename(self.temporary.path(), &self.target)
+            .map_err(|e| Error::io("rename to", &self.target, e))?;
+        // It goes by its own name now.
+        let _ = self.temporary.keep();
+        sync(parent(&self.target))
+    }
+}
+
 fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
@@ -151,7 +194,7 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> Result<bool> {
     prepare(path, bytes)?.commit_new()
 }
 
-/// Removes temporary files that a killed process left in `directory`. Call it under the directory's lock.
+/// Removes temporary files and directories that a killed process left in `directory`. Call it under the directory's lock.
 ///
 /// # Errors
 /// When the directory cannot be listed.
@@ -161,14 +204,16 @@ pub fn sweep(directory: &Path) -> Result<()> {
         let entry = entry.map_err(|e| Error::io("list", directory, e))?;
         if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
             let path = entry.path();
-            std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+            let removed =
+                if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            removed.map_err(|e| Error::io("remove", &path, e))?;
         }
     }
     Ok(())
 }
 
 /// The files that say what a directory is.
-const MARKS: [&str; 4] = ["corpus.toml", "cache.toml", "model.toml", "pipeline.toml"];
+const MARKS: [&str; 5] = ["corpus.toml", "cache.toml", "model.toml", "pipeline.toml", "export.toml"];
 
 /// Refuses to write into a directory that is not ours: `out` must be new, empty (hidden files do not
 /// count) or hold one of `own`, the files that mark a directory of this `kind`, and no other mark.

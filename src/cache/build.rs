@@ -241,7 +241,7 @@ impl Source {
         let count = |n: usize| u32::try_from(n).map_err(|_| Error::invalid(format!("{n} is too many")));
         let mut identity = Identity::new(
             teacher,
-            CorpusIdentity { hash: corpus.identity() },
+            CorpusIdentity::new(corpus.identity()),
             config.frontend,
             config.labels.clone(),
             count(config.stride())?,

@@ -55,7 +55,6 @@ pub struct Extras<'a> {
 ///
 /// # Errors
 /// When a value is not finite or beyond half precision; the text says which and where.
-#[expect(clippy::cast_possible_truncation, reason = "the search reads single precision")]
 pub fn encode(key: Key, raw: Raw, extras: Extras<'_>) -> Result<Row, String> {
     let [states, weights] = hidden(&raw, raw.hidden, extras)?;
     let log_posterior = log_softmax(&raw)?;
@@ -65,8 +64,10 @@ pub fn encode(key: Key, raw: Raw, extras: Extras<'_>) -> Result<Row, String> {
         payloads.push(halves_le(probabilities));
     }
     if let Some((search, labels)) = extras.nbest {
-        let single: Vec<f32> = log_posterior.iter().map(|&l| l as f32).collect();
-        payloads.push(nbest::encode(&search.texts(&single, labels))?);
+        // In what is stored, so that the column may be added later and is the same.
+        let stored: Vec<f32> =
+            payloads[2].chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect();
+        payloads.push(nbest::encode(&search.texts(&stored, labels))?);
     }
     for &inner in raw.inner {
         payloads.extend(hidden(&raw, inner, extras)?);

@@ -84,12 +84,49 @@ pub struct Teacher {
     pub hash: String,
 }
 
-/// Contents of a corpus.
+/// Contents of a corpus, or of several whose caches were merged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CorpusIdentity {
+    /// BLAKE3 of its sealed `corpus.toml`, 64 hexadecimal digits; of several, BLAKE3 of their hashes in the order of
+    /// `parts`, each followed by a line end.
+    pub hash: String,
+    /// The corpora of a merged cache, by hash; empty otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<CorpusPart>,
+}
+
+/// One corpus of a merged cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CorpusPart {
     /// BLAKE3 of its sealed `corpus.toml`, 64 hexadecimal digits.
     pub hash: String,
+    /// How many shards are of it; those of the parts before it come first.
+    pub shards: u32,
+}
+
+impl CorpusIdentity {
+    /// One corpus.
+    pub fn new(hash: String) -> Self {
+        Self { hash, parts: Vec::new() }
+    }
+
+    /// Several.
+    pub fn merged(parts: Vec<CorpusPart>) -> Self {
+        Self { hash: Self::hash_of(&parts), parts }
+    }
+
+    /// Whether `hash`, or the first digits of one, names this corpus or a part of it.
+    pub fn is(&self, hash: &str) -> bool {
+        let all = std::iter::once(&self.hash).chain(self.parts.iter().map(|part| &part.hash));
+        all.into_iter().any(|own| own.starts_with(hash))
+    }
+
+    fn hash_of(parts: &[CorpusPart]) -> String {
+        let text: String = parts.iter().map(|part| format!("{}\n", part.hash)).collect();
+        blake3::hash(text.as_bytes()).to_hex().to_string()
+    }
 }
 
 impl Identity {
@@ -168,6 +205,12 @@ impl Identity {
             let detail = format!("codec {codec}: expected codec_model with a learned codec, and only then");
             return Err(Error::format(&path, detail));
         }
+        let CorpusIdentity { hash, parts } = &identity.corpus;
+        let ascending = parts.windows(2).all(|pair| pair[0].hash < pair[1].hash);
+        let whole = ascending && *hash == CorpusIdentity::hash_of(parts);
+        if !parts.is_empty() && !whole {
+            return Err(Error::format(&path, "corpus: its hash is not that of its parts in their order"));
+        }
         Ok(identity)
     }
 
@@ -220,6 +263,19 @@ impl Identity {
     /// # Errors
     /// Names every field that differs.
     pub fn require(&self, found: &Self, dir: &Path) -> Result<()> {
+        let hint = if self.corpus.parts.is_empty() && !found.corpus.parts.is_empty() {
+            "that one is a merged cache, which `tutornet cache merge` of the same caches completes and repairs; give another --out"
+        } else {
+            "give another --out, or remove that directory"
+        };
+        self.require_as(found, format!("{} is another cache", dir.display()), hint)
+    }
+
+    /// Refuses `found` unless it is this one in every field; `what` and `hint` are for the message.
+    ///
+    /// # Errors
+    /// Names every field that differs.
+    pub fn require_as(&self, found: &Self, what: String, hint: &str) -> Result<()> {
         let pairs: Vec<_> = self.fields().into_iter().zip(found.fields()).filter(|(a, b)| a != b).collect();
         if pairs.is_empty() {
             return Ok(());
@@ -227,10 +283,10 @@ impl Identity {
         let names: Vec<_> = pairs.iter().map(|(a, _)| a.0).collect();
         let list = |values: Vec<&String>| values.iter().map(|v| v.as_str()).collect::<Vec<_>>().join(", ");
         Err(Error::mismatch(
-            format!("{} is another cache: {}", dir.display(), names.join(", ")),
+            format!("{what}: {}", names.join(", ")),
             list(pairs.iter().map(|(a, _)| &a.1).collect()),
             list(pairs.iter().map(|(_, b)| &b.1).collect()),
-            "give another --out, or remove that directory",
+            hint,
         ))
     }
 
@@ -241,6 +297,10 @@ impl Identity {
         let codec_model = match &self.codec_model {
             Some(hash) => format!("codec learned as {}", short(hash)),
             None => "codec without anything learned".to_owned(),
+        };
+        let corpus = match self.corpus.parts.len() {
+            0 => format!("corpus {}", short(&self.corpus.hash)),
+            parts => format!("{parts} corpora {}", short(&self.corpus.hash)),
         };
         let layers = self.layers.iter().map(|inner| inner.layer.to_string()).collect::<Vec<_>>();
         let layers = match layers.as_slice() {
@@ -258,7 +318,7 @@ impl Identity {
             ("precision", self.precision.clone()),
             ("temperature", temperature),
             ("teacher", format!("{} ({})", self.teacher.name, short(&self.teacher.hash))),
-            ("corpus", format!("corpus {}", short(&self.corpus.hash))),
+            ("corpus", corpus),
             ("frontend", self.frontend.prep_arguments()),
             ("labels", self.labels.to_string()),
             ("inner layers", layers),
@@ -279,7 +339,7 @@ pub(crate) mod tests {
     pub(crate) fn example(width: u32) -> Identity {
         Identity::new(
             Teacher { name: "example".into(), hash: "ab".repeat(32) },
-            CorpusIdentity { hash: "cd".repeat(32) },
+            CorpusIdentity::new("cd".repeat(32)),
             Frontend::default(),
             Labels::english(),
             2,
@@ -307,6 +367,30 @@ pub(crate) mod tests {
         assert!(error.contains("expected version 1, found version 2"), "{error}");
         let error = Identity::load(&dir.path().join("none")).unwrap_err().to_string();
         assert!(error.contains("expected a cache directory"), "{error}");
+    }
+
+    #[test]
+    fn a_merged_corpus_is_the_one_of_its_parts() {
+        let dir = tempfile::tempdir().unwrap();
+        let part = |digit: &str, shards| CorpusPart { hash: digit.repeat(64), shards };
+        let mut identity = example(8);
+        identity.corpus = CorpusIdentity::merged(vec![part("1", 3), part("2", 1)]);
+        identity.save(dir.path()).unwrap();
+        assert_eq!(Identity::load(dir.path()).unwrap(), identity);
+        for named in [&identity.corpus.hash[..10], "1111", "2"] {
+            assert!(identity.corpus.is(named), "{named}");
+        }
+        assert!(!identity.corpus.is("cd"));
+        let error = example(8).require(&identity, Path::new("c")).unwrap_err().to_string();
+        assert!(error.contains("2 corpora") && error.contains("`tutornet cache merge`"), "{error}");
+        for parts in [vec![part("2", 1), part("1", 3)], vec![part("1", 3)], vec![part("1", 3), part("1", 3)]]
+        {
+            let mut other = identity.clone();
+            other.corpus.parts = parts;
+            other.save(dir.path()).unwrap();
+            let error = Identity::load(dir.path()).unwrap_err().to_string();
+            assert!(error.contains("not that of its parts"), "{error}");
+        }
     }
 
     #[test]

@@ -6,7 +6,10 @@ use serde::Serialize;
 
 use super::identity::{IDENTITY, Identity, short};
 use super::manifest::Manifest;
+use super::resume;
 use crate::error::{Error, Result};
+use crate::models::MODEL_FILE;
+use crate::{corpus, models};
 
 /// Directories below a given one that are looked into.
 const DEPTH: usize = 6;
@@ -22,6 +25,8 @@ pub struct Listed {
     pub teacher_hash: String,
     /// First digits of the identity of the corpus.
     pub corpus: String,
+    /// How many corpora that is: more than one in a merged cache.
+    pub corpora: usize,
     /// Codec of the hidden states.
     pub codec: String,
     /// `last`, and the inner layers.
@@ -32,24 +37,62 @@ pub struct Listed {
     pub frames: Option<u64>,
     /// Size of its files.
     pub bytes: u64,
+    /// Shards; of a cache that is not complete, those that are finished.
+    pub shards: usize,
     /// `complete`, `incomplete`, or what is wrong with it.
     pub state: String,
 }
 
-/// Every cache in `root` and below it, by path. Payloads are not looked at.
+/// Which caches to list; all without a wish.
+#[derive(Debug, Clone, Default)]
+pub struct Wish {
+    /// Name of the teacher, first digits of its hash, or its model directory.
+    pub teacher: Option<String>,
+    /// First digits of the corpus' identity, or its directory; a merged cache is of each of its corpora.
+    pub corpus: Option<String>,
+}
+
+impl Wish {
+    /// The wish with hashes in place of directories.
+    fn resolved(&self) -> Result<Self> {
+        let teacher = self.teacher.clone().map(|text| match Path::new(&text).join(MODEL_FILE).is_file() {
+            true => models::identity(Path::new(&text)),
+            false => Ok(text),
+        });
+        let corpus =
+            self.corpus.clone().map(|text| match Path::new(&text).join(corpus::MANIFEST).is_file() {
+                true => Ok(corpus::Manifest::read(Path::new(&text))?.1),
+                false => Ok(text),
+            });
+        Ok(Self { teacher: teacher.transpose()?, corpus: corpus.transpose()? })
+    }
+
+    fn grants(&self, identity: Option<&Identity>) -> bool {
+        let Some(identity) = identity else { return self.teacher.is_none() && self.corpus.is_none() };
+        let is = |teacher: &String| {
+            identity.teacher.name == *teacher || identity.teacher.hash.starts_with(teacher)
+        };
+        self.teacher.as_ref().is_none_or(is)
+            && self.corpus.as_ref().is_none_or(|hash| identity.corpus.is(hash))
+    }
+}
+
+/// Every cache in `root` and below it that the wish is for, by path. Payloads are not looked at.
 ///
 /// # Errors
-/// When a directory cannot be listed.
-pub fn list(root: &Path) -> Result<Vec<Listed>> {
+/// When a directory cannot be listed, or one that the wish names cannot be read.
+pub fn list(root: &Path, wish: &Wish) -> Result<Vec<Listed>> {
     let mut found = Vec::new();
-    walk(root, DEPTH, &mut found)?;
+    walk(root, DEPTH, &wish.resolved()?, &mut found)?;
     found.sort_by(|a, b| a.cache.cmp(&b.cache));
     Ok(found)
 }
 
-fn walk(dir: &Path, depth: usize, found: &mut Vec<Listed>) -> Result<()> {
+fn walk(dir: &Path, depth: usize, wish: &Wish, found: &mut Vec<Listed>) -> Result<()> {
     if dir.join(IDENTITY).is_file() {
-        found.push(describe(dir)?);
+        if wish.grants(Identity::load(dir).ok().as_ref()) {
+            found.push(listed(dir)?);
+        }
         return Ok(());
     }
     if depth == 0 {
@@ -60,17 +103,24 @@ fn walk(dir: &Path, depth: usize, found: &mut Vec<Listed>) -> Result<()> {
         let entry = entry.map_err(failed)?;
         // Links are not followed: they may lead round in a circle.
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            walk(&entry.path(), depth - 1, found)?;
+            walk(&entry.path(), depth - 1, wish, found)?;
         }
     }
     Ok(())
 }
 
-fn describe(dir: &Path) -> Result<Listed> {
+/// One cache, complete or not.
+///
+/// # Errors
+/// When its files cannot be listed.
+pub fn listed(dir: &Path) -> Result<Listed> {
     let failed = |e| Error::io("list", dir, e);
-    let mut bytes = 0;
+    let (mut bytes, mut finished) = (0, 0);
     for entry in std::fs::read_dir(dir).map_err(failed)? {
-        bytes += entry.and_then(|entry| entry.metadata()).map_err(failed)?.len();
+        let entry = entry.map_err(failed)?;
+        bytes += entry.metadata().map_err(failed)?.len();
+        finished +=
+            usize::from(entry.path().extension().is_some_and(|extension| extension == resume::RECORD));
     }
     let manifest = Manifest::load(dir);
     let state = match &manifest {
@@ -84,11 +134,13 @@ fn describe(dir: &Path) -> Result<Listed> {
         teacher: String::new(),
         teacher_hash: String::new(),
         corpus: String::new(),
+        corpora: 1,
         codec: String::new(),
         layers: String::new(),
         utterances: manifest.as_ref().map(|m| m.utterances),
         frames: manifest.as_ref().map(|m| m.frames),
         bytes,
+        shards: manifest.as_ref().map_or(finished, |m| m.shards.len()),
         state,
     };
     match Identity::load(dir) {
@@ -97,6 +149,7 @@ fn describe(dir: &Path) -> Result<Listed> {
             listed.layers = layers.iter().map(|(layer, _)| layer.to_string()).collect::<Vec<_>>().join(",");
             short(&identity.teacher.hash).clone_into(&mut listed.teacher_hash);
             short(&identity.corpus.hash).clone_into(&mut listed.corpus);
+            listed.corpora = identity.corpus.parts.len().max(1);
             (listed.teacher, listed.codec) = (identity.teacher.name, identity.codec);
         }
         Err(error) => listed.state = error.to_string(),

@@ -12,6 +12,8 @@ use crate::shard::ShardSummary;
 
 /// Name of the manifest in a cache directory; a directory without one is not complete.
 pub const MANIFEST: &str = "manifest.toml";
+/// Name of the manifest that a cache had before a column was added, while one is.
+pub const ADDING: &str = "adding.toml";
 
 /// The shards of a complete cache.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,7 +95,10 @@ impl Manifest {
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join(MANIFEST);
         if !path.exists() {
-            let next = if dir.join(PLAN).exists() {
+            let next = if dir.join(ADDING).exists() {
+                "a column was being added: run the `tutornet cache add` command that began it once more"
+                    .to_owned()
+            } else if dir.join(PLAN).exists() {
                 format!("once its tasks have ended, run `tutornet cache seal {}`", dir.display())
             } else {
                 "run the `tutornet cache` command that began it once more, it goes on where it stopped"
@@ -122,7 +127,15 @@ impl Manifest {
     /// # Errors
     /// See [`files::write_sealed`].
     pub fn save(&self, dir: &Path) -> Result<()> {
-        let path = dir.join(MANIFEST);
+        self.save_as(dir, MANIFEST)
+    }
+
+    /// Writes the manifest under another name, where it says what a cache was.
+    ///
+    /// # Errors
+    /// See [`files::write_sealed`].
+    pub(super) fn save_as(&self, dir: &Path, name: &str) -> Result<()> {
+        let path = dir.join(name);
         let text = toml::to_string(self).map_err(|e| Error::format(&path, e.to_string()))?;
         files::write_sealed(&path, &text)
     }

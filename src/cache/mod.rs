@@ -4,21 +4,26 @@
 //! an utterance ([`schema`], [`codec`]; what a codec learned lies in `codec.safetensors`), `manifest.toml` holds every shard's BLAKE3 and, by being there,
 //! says that nothing is missing ([`manifest`]).
 //!
+//! [`merge()`], [`add()`] and [`recode()`] make caches of caches, [`export`] plain files.
+//!
 //! [`build()`] is stage one: it runs a model over a corpus shard by shard and goes on where it was stopped. Several
 //! processes may share that work ([`tasks`]); [`seal()`] then completes the cache.
 //! [`Cache`] is what stage two reads: memory-mapped, found by name, every payload checked against its
 //! checksum every time.
 
+mod add;
 pub mod batches;
 mod build;
 pub mod codec;
 pub mod column;
 pub mod encode;
+pub mod export;
 pub mod forward;
 pub mod identity;
 mod learn;
 mod list;
 pub mod manifest;
+mod merge;
 pub mod nbest;
 pub mod plan;
 pub mod rate;
@@ -35,11 +40,13 @@ mod together;
 mod verify;
 mod weights;
 
+pub use add::{AddOptions, Added, add};
 pub use build::{CPU_BATCH, GPU_BATCH, Options, Summary, bare, build};
 pub use codec::CodecName;
 pub use identity::Identity;
-pub use list::{Listed, list};
+pub use list::{Listed, Wish, list, listed};
 pub use manifest::{Manifest, ShardEntry};
+pub use merge::{MergeOptions, Merged, merge};
 pub use reader::{Cache, Entry};
 pub use recode::{RecodeOptions, Recoded, recode};
 pub use seal::{Missing, Sealed, Sealing, seal};

@@ -158,6 +158,15 @@ impl Cache {
         rows.log_posterior(row, out)
     }
 
+    /// The softmax of entry `index` at the identity's temperature: `[frames, labels]`; replaces `out`.
+    ///
+    /// # Errors
+    /// As for [`Cache::hidden`]; and when the cache has none.
+    pub fn softmax(&self, index: usize, out: &mut Vec<f32>) -> Result<()> {
+        let (rows, row) = self.locate(index)?;
+        rows.softmax(row, out)
+    }
+
     /// The teacher's best texts of entry `index`, best first.
     ///
     /// # Errors

@@ -107,7 +107,7 @@ pub fn recode(options: &RecodeOptions, stop: &Stop) -> Result<Recoded> {
 }
 
 /// The rows of every shard of a cache.
-fn wanted(cache: &Cache) -> Vec<Wanted> {
+pub(super) fn wanted(cache: &Cache) -> Vec<Wanted> {
     let shards = cache.manifest().shards.iter().enumerate();
     let keys = |shard: usize| {
         let own = cache.entries().iter().filter(move |entry| entry.shard as usize == shard);

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::files;
 
 /// Extension of the record of a finished shard.
-const RECORD: &str = "done";
+pub(super) const RECORD: &str = "done";
 
 /// One shard that a cache has to have.
 #[derive(Debug, Clone)]
@@ -126,7 +126,8 @@ pub fn finished_since(dir: &Path, file: &str) -> Option<ShardEntry> {
     read_record(dir, file).filter(|entry| matches!(entry.size_difference(dir), Ok(None)))
 }
 
-fn by_contents(
+/// The entry of a shard whose every row is a wanted one and passes its checksums; `None` when it is not there or bad.
+pub(super) fn by_contents(
     dir: &Path,
     identity: &Identity,
     cache: &str,

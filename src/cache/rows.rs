@@ -70,6 +70,12 @@ impl Rows {
         &self.keys
     }
 
+    /// The checksums of a row as they are stored: 16 bytes a payload column.
+    pub fn checksums(&self, row: usize) -> &[u8] {
+        let size = 16 * self.columns.len();
+        self.checksums.get(row * size..(row + 1) * size).unwrap_or_default()
+    }
+
     /// Compressed bytes of a column in the file.
     ///
     /// # Errors
@@ -133,6 +139,14 @@ impl Rows {
     /// As for [`Rows::hidden`].
     pub fn log_posterior(&self, row: usize, out: &mut Vec<f32>) -> Result<()> {
         self.halves(Column::Posterior, row, out)
+    }
+
+    /// The softmax of a row at the identity's temperature: `[frames, labels]`.
+    ///
+    /// # Errors
+    /// As for [`Rows::hidden`]; and when the cache has none.
+    pub fn softmax(&self, row: usize, out: &mut Vec<f32>) -> Result<()> {
+        self.halves(Column::Softmax, row, out)
     }
 
     /// The teacher's best texts of a row, best first.

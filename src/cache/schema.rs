@@ -1,6 +1,7 @@
 //! The columns of a cache shard and what becomes of one utterance in them (`schemas/cache.md`).
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 use super::column::payloads;
 use super::identity::Identity;
 use crate::error::{Error, Result};
-use crate::shard::{ShardSummary, ShardWriter};
+use crate::shard::{self, ShardSummary, ShardWriter};
 
 /// Small columns, read when a shard is opened.
 pub const SMALL: [&str; 5] = ["utterance", "samples", "audio_hash", "frames", CHECKSUM];
@@ -138,6 +139,22 @@ pub fn write_shard(path: &Path, identity: &Identity, cache: &str, rows: &[Row]) 
         writer.write(&batch(row, &schema).map_err(|e| Error::format(path, e.to_string()))?)?;
     }
     writer.finish()
+}
+
+/// Writes the shard `to` of the rows of the shard `from` under another identity, whole or not at all. The pages of
+/// `from` are copied as they are, but for the columns that `fresh` gives for a range of rows.
+///
+/// # Errors
+/// See [`shard::copy_shard`].
+pub fn copy_rows(
+    from: &Path,
+    to: &Path,
+    identity: &Identity,
+    cache: &str,
+    fresh: &mut dyn FnMut(Range<usize>) -> Result<Vec<(String, ArrayRef)>>,
+) -> Result<ShardSummary> {
+    let columns: Vec<String> = payloads(identity).iter().map(ToString::to_string).collect();
+    shard::copy_shard(from, to, &schema(identity)?, &columns, &metadata(identity, cache), fresh)
 }
 
 fn batch(row: &Row, schema: &SchemaRef) -> std::result::Result<RecordBatch, arrow::error::ArrowError> {

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::Context;
 use super::search::SearchArgs;
+use super::{Context, life};
 use crate::cache::tasks::Array;
 use crate::cache::{
     self, CodecName, Missing, Options, RecodeOptions, Recoded, Sealed, Sealing, Summary, Task,
@@ -101,6 +101,12 @@ enum Command {
     Recode(RecodeArgs),
     /// Complete a cache that several tasks have written, or say which of them have to run again
     Seal(SealArgs),
+    /// Make one cache of several of one teacher, over several corpora
+    Merge(life::MergeArgs),
+    /// Add the teacher's N best texts to a cache that is there, without the teacher
+    Add(life::AddArgs),
+    /// Write plain Arrow, NumPy or safetensors files for other programs
+    Export(life::ExportArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -123,6 +129,12 @@ struct LsArgs {
     /// Where to look
     #[arg(value_name = "DIR", default_value = ".")]
     roots: Vec<PathBuf>,
+    /// Only those of this teacher: its name, first digits of its hash, or its model directory
+    #[arg(long, value_name = "TEACHER")]
+    teacher: Option<String>,
+    /// Only those of this corpus: first digits of its identity, or its directory; merged caches among them
+    #[arg(long, value_name = "CORPUS")]
+    corpus: Option<String>,
     /// Print one JSON array
     #[arg(long)]
     json: bool,
@@ -148,9 +160,10 @@ struct RecodeArgs {
 }
 
 fn ls(args: &LsArgs) -> anyhow::Result<()> {
+    let wish = cache::Wish { teacher: args.teacher.clone(), corpus: args.corpus.clone() };
     let mut all = Vec::new();
     for root in &args.roots {
-        all.extend(cache::list(root)?);
+        all.extend(cache::list(root, &wish)?);
     }
     let rows = serde_json::to_value(&all)?;
     match (args.json, rows.as_array()) {
@@ -229,6 +242,9 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         Some(Command::Ls(args)) => return ls(&args),
         Some(Command::Recode(args)) => return recode(args, context),
         Some(Command::Seal(args)) => return seal(&args, context),
+        Some(Command::Merge(args)) => return life::merge(args, context),
+        Some(Command::Add(args)) => return life::add(args, context),
+        Some(Command::Export(args)) => return life::export(args, context),
         None => {}
     }
     let (Some(model), Some(corpus), Some(out)) = (args.model, args.corpus, args.out) else {

@@ -68,6 +68,7 @@ fn describe(what: &Path) -> anyhow::Result<Value> {
     }
     Ok(match Kind::of(what)? {
         Kind::Corpus => serde_json::to_value(corpus::describe(what)?)?,
+        Kind::Cache if !what.join(cache::manifest::MANIFEST).exists() => cache_being_made(what)?,
         Kind::Cache => serde_json::to_value(cache::describe(what)?)?,
         Kind::Model => model(&what.to_string_lossy())?,
         Kind::Run => run_directory(what)?,
@@ -79,6 +80,18 @@ fn model(what: &str) -> anyhow::Result<Value> {
     let summary = serde_json::to_value(models::describe(what)?)?;
     if let (Some(value), Value::Object(summary)) = (value.as_object_mut(), summary) {
         value.extend(summary);
+    }
+    Ok(value)
+}
+
+/// What can be said of a cache that is not complete.
+fn cache_being_made(dir: &Path) -> anyhow::Result<Value> {
+    cache::Identity::load(dir)?;
+    let mut value = json!({ "kind": "cache" });
+    if let (Some(value), Value::Object(listed)) =
+        (value.as_object_mut(), serde_json::to_value(cache::listed(dir)?)?)
+    {
+        value.extend(listed);
     }
     Ok(value)
 }

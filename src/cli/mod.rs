@@ -8,6 +8,7 @@ mod eval;
 mod import;
 mod inspect;
 mod kind;
+mod life;
 mod lm;
 mod log;
 mod plan;
@@ -56,7 +57,7 @@ enum Command {
     /// Read a foreign checkpoint into a model directory
     Import(import::Args),
     /// Run a teacher once over a corpus and keep what distillation needs
-    Cache(cache::Args),
+    Cache(Box<cache::Args>),
     /// Train a student on corpora and teachers' caches, stage by stage
     Train(train::Args),
     /// Score a model on a corpus: word and character error rates
@@ -94,7 +95,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let result = match arguments.command {
         Command::Prep(args) => prep::run(args, &context),
         Command::Import(args) => import::run(args, &context),
-        Command::Cache(args) => cache::run(args, &context),
+        Command::Cache(args) => cache::run(*args, &context),
         Command::Train(args) => train::run(args, &context),
         Command::Eval(args) => eval::run(args, &context),
         Command::Transcribe(args) => transcribe::run(args, &context),

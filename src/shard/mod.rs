@@ -6,11 +6,13 @@
 //! and statistics are off and the zstd level is explicit, so that the bytes of a file are a
 //! function of its rows and of this crate's version alone.
 
+mod copy;
 mod mapped;
 mod page;
 pub(crate) mod reader;
 mod writer;
 
+pub use copy::copy_shard;
 pub use reader::{Shard, hashes, strings, u32s, u64s};
 pub use writer::{ShardSummary, ShardWriter};
 

@@ -197,7 +197,7 @@ impl Shard {
 const OUTSIDE: &str = "the offset index points outside the file";
 
 /// What the Parquet crate takes for granted about a footer and panics without.
-fn check_extents(path: &Path, metadata: &ParquetMetaData, length: u64) -> Result<()> {
+pub(super) fn check_extents(path: &Path, metadata: &ParquetMetaData, length: u64) -> Result<()> {
     let mut rows = 0i64;
     for group in metadata.row_groups() {
         rows = rows.saturating_add(group.num_rows().max(0));

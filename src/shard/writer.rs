@@ -34,7 +34,7 @@ pub struct ShardWriter {
 }
 
 /// The pending file, hashed on the way.
-struct Hashing {
+pub(super) struct Hashing {
     pending: Pending,
     hasher: blake3::Hasher,
     bytes: u64,
@@ -65,26 +65,7 @@ impl ShardWriter {
         payload: &[impl AsRef<str>],
         metadata: &[(String, String)],
     ) -> Result<Self> {
-        let level = ZstdLevel::try_new(ZSTD_LEVEL).map_err(|e| shard_error(path, &e))?;
-        let mut properties = WriterProperties::builder()
-            .set_writer_version(WriterVersion::PARQUET_1_0)
-            .set_created_by(format!("tutornet version {WRITER}"))
-            .set_compression(Compression::ZSTD(level))
-            .set_dictionary_enabled(false)
-            .set_statistics_enabled(EnabledStatistics::None)
-            .set_offset_index_disabled(false)
-            .set_max_row_group_row_count(Some(ROWS_PER_GROUP))
-            .set_write_batch_size(1)
-            .set_key_value_metadata(Some(
-                metadata.iter().map(|(k, v)| KeyValue::new(k.clone(), v.clone())).collect(),
-            ));
-        for column in payload {
-            properties =
-                properties.set_column_data_page_row_count_limit(ColumnPath::from(column.as_ref()), 1);
-        }
-        let sink = Hashing { pending: Pending::create(path)?, hasher: blake3::Hasher::new(), bytes: 0 };
-        let writer = ArrowWriter::try_new(sink, schema, Some(properties.build()))
-            .map_err(|e| shard_error(path, &e))?;
+        let writer = open(path, schema, payload, metadata)?;
         Ok(Self { writer, rows: 0, path: path.to_path_buf() })
     }
 
@@ -104,14 +85,44 @@ impl ShardWriter {
     pub fn finish(self) -> Result<ShardSummary> {
         let path = self.path;
         let sink = self.writer.into_inner().map_err(|e| shard_error(&path, &e))?;
-        let summary = ShardSummary {
-            rows: self.rows,
-            bytes: sink.bytes,
-            blake3: sink.hasher.finalize().to_hex().to_string(),
-        };
-        sink.pending.commit()?;
-        Ok(summary)
+        sink.commit(self.rows)
     }
+}
+
+impl Hashing {
+    /// Syncs the file and gives it its name.
+    pub(super) fn commit(self, rows: u64) -> Result<ShardSummary> {
+        let blake3 = self.hasher.finalize().to_hex().to_string();
+        self.pending.commit()?;
+        Ok(ShardSummary { rows, bytes: self.bytes, blake3 })
+    }
+}
+
+/// A Parquet writer with the properties of every shard.
+pub(super) fn open(
+    path: &Path,
+    schema: SchemaRef,
+    payload: &[impl AsRef<str>],
+    metadata: &[(String, String)],
+) -> Result<ArrowWriter<Hashing>> {
+    let level = ZstdLevel::try_new(ZSTD_LEVEL).map_err(|e| shard_error(path, &e))?;
+    let mut properties = WriterProperties::builder()
+        .set_writer_version(WriterVersion::PARQUET_1_0)
+        .set_created_by(format!("tutornet version {WRITER}"))
+        .set_compression(Compression::ZSTD(level))
+        .set_dictionary_enabled(false)
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_offset_index_disabled(false)
+        .set_max_row_group_row_count(Some(ROWS_PER_GROUP))
+        .set_write_batch_size(1)
+        .set_key_value_metadata(Some(
+            metadata.iter().map(|(k, v)| KeyValue::new(k.clone(), v.clone())).collect(),
+        ));
+    for column in payload {
+        properties = properties.set_column_data_page_row_count_limit(ColumnPath::from(column.as_ref()), 1);
+    }
+    let sink = Hashing { pending: Pending::create(path)?, hasher: blake3::Hasher::new(), bytes: 0 };
+    ArrowWriter::try_new(sink, schema, Some(properties.build())).map_err(|e| shard_error(path, &e))
 }
 
 pub(super) fn shard_error(path: &Path, error: &parquet::errors::ParquetError) -> Error {

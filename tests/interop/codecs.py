@@ -3,33 +3,12 @@
 TUTORNET is the program; speech and teacher are made from tests/corpus."""
 
 import itertools
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "schemas"))
-from read_codecs import open_cache  # noqa: E402
-
-PIPELINE = """name = "teacher"
-student = "jasper-nano"
-[data]
-train = [{corpus}]
-[[stage]]
-objective = "ctc"
-max_updates = 20
-[optimizer]
-name = "adamw"
-learning_rate = 0.003
-"""
-
-
-def run(*arguments):
-    subprocess.run([os.environ["TUTORNET"], "-q", *map(str, arguments)], check=True)
+from made import cache, teacher
+from read_codecs import open_cache
 
 
 def relative(found, exact):
@@ -38,14 +17,9 @@ def relative(found, exact):
 
 with tempfile.TemporaryDirectory() as scratch:
     scratch = Path(scratch)
-    corpus, pipeline = scratch / "corpus", scratch / "teacher.toml"
-    run("prep", "librispeech", ROOT / "tests/corpus/LibriSpeech", "--subset", "dev-clean", "--out", corpus)
-    pipeline.write_text(PIPELINE.format(corpus=repr(str(corpus))))
-    run("train", pipeline, "--out", scratch / "teacher", "--device", "cpu")
+    corpus, model = teacher(scratch)
     for codec, low, high in [("f16", 0, 0), ("u8", 1e-4, 0.008), ("klt:0.1", 0.05, 0.1), ("klt:0.02", 0.01, 0.02), ("pq:16", 0.01, 0.7)]:
-        out = scratch / codec.replace(":", "-")
-        run("cache", "--model", scratch / "teacher/student", "--corpus", corpus, "--out", out, "--device", "cpu",
-            "--codec", codec, "--layers", 2)
+        out = cache(model, corpus, scratch / codec.replace(":", "-"), "--codec", codec, "--layers", 2)
         for layer in ("last", 2):
             exact = open_cache(scratch / "f16", layer)
             pairs = list(itertools.islice(zip(open_cache(out, layer), exact), 6))

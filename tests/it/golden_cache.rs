@@ -48,7 +48,7 @@ fn write(dir: &Path) {
     let labels = Labels::english().count();
     let mut identity = Identity::new(
         Teacher { name: "made-up".to_owned(), hash: "0123456789abcdef".repeat(4) },
-        CorpusIdentity { hash: corpus.identity() },
+        CorpusIdentity::new(corpus.identity()),
         Frontend::default(),
         Labels::english(),
         2,
