@@ -99,8 +99,7 @@ pub fn add(options: &AddOptions, stop: &Stop) -> Result<Added> {
         );
         return Err(Error::format(dir, detail));
     }
-    let files = was.shards.iter().map(|old| Wanted { file: old.file.clone(), keys: Vec::new() });
-    let manifest = resume::seal(dir, entries.into_iter().flatten().collect(), &files.collect::<Vec<_>>())?;
+    let manifest = resume::seal(dir, entries.into_iter().flatten().collect())?;
     remove(dir, ADDING)?;
     Ok(Added { manifest, written: pending.len() })
 }

@@ -111,7 +111,7 @@ pub fn merge(options: &MergeOptions, stop: &Stop) -> Result<Merged> {
     for (shard, entry) in copied {
         finished[shard] = Some(entry);
     }
-    let manifest = resume::seal(out, finished.into_iter().flatten().collect(), &wanted)?;
+    let manifest = resume::seal(out, finished.into_iter().flatten().collect())?;
     Ok(Merged { manifest, corpora, written: pending.len() })
 }
 
