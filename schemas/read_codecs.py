@@ -20,7 +20,7 @@ def aligned(size):
 
 
 def bits(raw, frames, width):
-    rows = np.frombuffer(raw, "u1", frames * -(-width // 8)).reshape(frames, -1)
+    rows = np.frombuffer(raw, "u1", frames * -(-width // 8)).reshape(frames, -(-width // 8))
     return np.unpackbits(np.bitwise_xor.accumulate(rows, axis=0), axis=1, count=width, bitorder="little").astype(bool)
 
 
@@ -45,9 +45,9 @@ def u8(raw, frames, width):
 
 def pq_codes(raw, frames, model, layer):
     centroids = model[f"{layer}.centroids"]
-    codes = np.frombuffer(raw, "u1").reshape(frames, -1)
+    codes = np.frombuffer(raw, "u1").reshape(frames, len(centroids))
     picked = np.stack([centroids[g, codes[:, g]] for g in range(codes.shape[1])])    # [groups, frames, dimensions]
-    return picked.transpose(1, 2, 0).reshape(frames, -1)
+    return picked.transpose(1, 2, 0).reshape(frames, centroids.shape[0] * centroids.shape[2])
 
 
 def rans(raw, classes, frequencies, count):

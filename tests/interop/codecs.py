@@ -7,14 +7,29 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from made import cache, teacher
+from made import ROOT, cache, teacher
 from read_codecs import open_cache
+
+
+FRAMES = [0, 1, 5, 21, 330]
+
+
+def golden(codec):
+    """The committed cache of a codec gives the values that were kept of it (tests/it/golden_codecs.rs)."""
+    layers = [list(open_cache(ROOT / "tests/golden/codecs" / codec, layer)) for layer in ("last", 1)]
+    assert [len(hidden) for _, hidden in layers[0]] == FRAMES
+    kept = [layer[at][1][:: 16 if frames > 100 else 1].ravel() for at, frames in enumerate(FRAMES) for layer in layers]
+    expected = np.fromfile(ROOT / f"tests/golden/codecs/{codec}.values", "<f4")
+    assert np.allclose(np.concatenate(kept), expected, rtol=1e-4, atol=1e-4), codec
 
 
 def relative(found, exact):
     return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
 
 
+for codec in ("u8", "klt", "pq"):
+    golden(codec)
+print("golden caches of u8, klt and pq: read")
 with tempfile.TemporaryDirectory() as scratch:
     scratch = Path(scratch)
     corpus, model = teacher(scratch)
