@@ -88,10 +88,11 @@ impl Rows {
     /// [`Error::Corrupt`] when the bytes are not the ones that were written; and when the cache does not have the
     /// layer.
     pub fn hidden(&self, layer: HiddenLayer, row: usize, out: &mut Vec<f32>) -> Result<()> {
-        let column = Column::Hidden(layer);
-        let payload = self.payload(column, row)?;
-        let (codec, width) = self.codec(layer)?;
-        codec.decode(&payload, self.frames(row), width, out).map_err(|e| self.corrupt(column, row, e))
+        let decode = |payload: &[u8]| {
+            let (codec, width) = self.codec(layer)?;
+            codec.decode(payload, self.frames(row), width, out)
+        };
+        self.payload(Column::Hidden(layer), row, decode)
     }
 
     /// What a learned codec stores of a row at a layer: coordinates along its rotation's components, `[frames, rank]`; of
@@ -100,18 +101,16 @@ impl Rows {
     /// # Errors
     /// As for [`Rows::hidden`].
     pub fn coordinates(&self, layer: HiddenLayer, row: usize, out: &mut Vec<f32>) -> Result<()> {
-        let column = Column::Hidden(layer);
-        let payload = self.payload(column, row)?;
-        let (codec, width) = self.codec(layer)?;
-        codec.coordinates(&payload, self.frames(row), width, out).map_err(|e| self.corrupt(column, row, e))
+        let decode = |payload: &[u8]| {
+            let (codec, width) = self.codec(layer)?;
+            codec.coordinates(payload, self.frames(row), width, out)
+        };
+        self.payload(Column::Hidden(layer), row, decode)
     }
 
-    fn codec(&self, layer: HiddenLayer) -> Result<(&Codec, usize)> {
+    fn codec(&self, layer: HiddenLayer) -> std::result::Result<(&Codec, usize), String> {
         let width = self.widths.iter().find(|(of, _)| *of == layer).map(|(_, width)| *width);
-        self.codecs
-            .of(layer)
-            .zip(width)
-            .ok_or_else(|| Error::format(self.shard.path(), format!("there is no layer {layer}")))
+        self.codecs.of(layer).zip(width).ok_or_else(|| format!("there is no layer {layer}"))
     }
 
     /// Frame weights of a row at a layer: `[frames]`.
@@ -119,12 +118,12 @@ impl Rows {
     /// # Errors
     /// As for [`Rows::hidden`].
     pub fn frame_weight(&self, layer: HiddenLayer, row: usize, out: &mut Vec<f32>) -> Result<()> {
-        let column = Column::FrameWeight(layer);
-        let payload = self.payload(column, row)?;
-        self.require_length(column, row, &payload, 4)?;
-        out.clear();
-        out.extend(files::f32s(&payload));
-        Ok(())
+        self.payload(Column::FrameWeight(layer), row, |payload| {
+            self.require_length(row, payload, 4)?;
+            out.clear();
+            out.extend(files::f32s(payload));
+            Ok(())
+        })
     }
 
     /// Natural logarithms of the posterior of a row at temperature 1: `[frames, labels]`.
@@ -140,8 +139,7 @@ impl Rows {
     /// # Errors
     /// As for [`Rows::hidden`]; and when the cache has none.
     pub fn nbest(&self, row: usize) -> Result<Vec<NbestText>> {
-        let payload = self.payload(Column::Nbest, row)?;
-        nbest::decode(&payload).map_err(|e| self.corrupt(Column::Nbest, row, e))
+        self.payload(Column::Nbest, row, nbest::decode)
     }
 
     /// The bytes of a payload, checked.
@@ -149,7 +147,22 @@ impl Rows {
     /// # Errors
     /// As for [`Rows::hidden`]; and when the cache does not have the column.
     pub fn raw(&self, column: Column, row: usize) -> Result<Bytes> {
-        self.payload(column, row)
+        self.payload(column, row, |payload| Ok(Bytes::copy_from_slice(payload)))
+    }
+
+    /// Says that a payload will be wanted soon, so that the system may start to read it.
+    pub fn will_need(&self, column: Column, row: usize) {
+        if let Some(at) = self.columns.iter().position(|c| *c == column) {
+            self.shard.will_need(&self.names[at], row);
+        }
+    }
+
+    /// Where in its shard a payload lies: all that is read for it.
+    ///
+    /// # Errors
+    /// When the cache does not have the column or the row.
+    pub fn span(&self, column: Column, row: usize) -> Result<std::ops::Range<usize>> {
+        self.shard.span(&column.to_string(), row)
     }
 
     /// Checks every payload of a row and that it decodes; `scratch` is overwritten.
@@ -167,56 +180,59 @@ impl Rows {
     }
 
     fn halves(&self, column: Column, row: usize, out: &mut Vec<f32>) -> Result<()> {
-        let payload = self.payload(column, row)?;
-        self.require_length(column, row, &payload, 2 * self.labels)?;
-        out.clear();
-        out.extend(payload.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()));
-        Ok(())
+        self.payload(column, row, |payload| {
+            self.require_length(row, payload, 2 * self.labels)?;
+            out.clear();
+            out.extend(payload.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()));
+            Ok(())
+        })
     }
 
     fn frames(&self, row: usize) -> usize {
         self.keys.get(row).map_or(0, |k| k.frames as usize)
     }
 
-    /// Reads a payload and compares it with its checksum.
-    fn payload(&self, column: Column, row: usize) -> Result<Bytes> {
+    /// Reads a payload, compares it with its checksum and hands it to `of`.
+    fn payload<T>(
+        &self,
+        column: Column,
+        row: usize,
+        of: impl FnOnce(&[u8]) -> std::result::Result<T, String>,
+    ) -> Result<T> {
         let at = self.columns.iter().position(|c| *c == column);
         let at = at.and_then(|at| Some((at, self.names.get(at)?)));
         let (Some((at, name)), Some(key)) = (at, self.keys.get(row)) else {
             let detail = format!("no column {column} or no row {row} of {}", self.keys.len());
             return Err(Error::format(self.shard.path(), detail));
         };
-        let payload = self.shard.payload(name, row).map_err(|e| match e {
-            Error::Format { detail, .. } => self.corrupt(column, row, detail),
-            other => other,
-        })?;
-        let found = key.checksum(&payload);
         let start = 16 * (row * self.columns.len() + at);
-        match self.checksums.get(start..start + 16) {
-            Some(expected) if expected == found => Ok(payload),
-            expected => {
-                let detail = format!(
-                    "expected checksum {}, the bytes give {}",
-                    hexadecimal(expected.unwrap_or_default()),
-                    hexadecimal(&found)
-                );
-                Err(self.corrupt(column, row, detail))
+        let expected = self.checksums.get(start..start + 16).unwrap_or_default();
+        let checked = |payload: &[u8]| {
+            let found = key.checksum(payload);
+            if expected == found {
+                return of(payload);
             }
+            let (expected, found) = (hexadecimal(expected), hexadecimal(&found));
+            Err(format!("expected checksum {expected}, the bytes give {found}"))
+        };
+        match self.shard.with_payload(name, row, checked) {
+            Ok(result) => result.map_err(|detail| self.corrupt(column, row, detail)),
+            Err(Error::Format { detail, .. }) => Err(self.corrupt(column, row, detail)),
+            Err(other) => Err(other),
         }
     }
 
     fn require_length(
         &self,
-        column: Column,
         row: usize,
         payload: &[u8],
         bytes_per_frame: usize,
-    ) -> Result<()> {
+    ) -> std::result::Result<(), String> {
         let expected = self.frames(row) * bytes_per_frame;
         if payload.len() == expected {
             return Ok(());
         }
-        Err(self.corrupt(column, row, format!("expected {expected} bytes, found {}", payload.len())))
+        Err(format!("expected {expected} bytes, found {}", payload.len()))
     }
 
     fn corrupt(&self, column: Column, row: usize, detail: String) -> Error {

@@ -166,9 +166,7 @@ impl Corpus {
             Error::invalid(format!("{} holds {} utterances", self.dir.display(), self.utterances.len()))
         })?;
         let shard = self.mapped(utterance.shard as usize)?;
-        let values = read_features(shard, utterance, &self.checksums[index])?;
-        out.extend(files::f32s(&values));
-        Ok(())
+        read_features(shard, utterance, &self.checksums[index], |values| out.extend(files::f32s(values)))
     }
 
     fn mapped(&self, index: usize) -> Result<&Shard> {
@@ -233,28 +231,35 @@ fn read_small(shard: &Shard, index: usize) -> Result<(Vec<Utterance>, Vec<[u8; 1
     Ok((utterances, checksums))
 }
 
-/// The payload of one utterance, compared with its checksum.
-fn read_features(shard: &Shard, utterance: &Utterance, checksum: &[u8; 16]) -> Result<bytes::Bytes> {
-    let corrupt = |detail: String| Error::Corrupt {
+/// Hands the payload of one utterance, compared with its checksum, to `of`.
+fn read_features(
+    shard: &Shard,
+    utterance: &Utterance,
+    checksum: &[u8; 16],
+    of: impl FnOnce(&[u8]),
+) -> Result<()> {
+    let expected = utterance.frames as usize * BINS * 4;
+    let checked = |payload: &[u8]| {
+        if schema::checksum(payload) != *checksum {
+            return Err("the bytes do not match their checksum".to_owned());
+        }
+        if payload.len() != expected {
+            let (frames, found) = (utterance.frames, payload.len());
+            return Err(format!("expected {expected} bytes for {frames} frames, found {found}"));
+        }
+        of(payload);
+        Ok(())
+    };
+    let result = match shard.with_payload(schema::FEATURES, utterance.row as usize, checked) {
+        Err(Error::Format { detail, .. }) => Err(detail),
+        other => other?,
+    };
+    result.map_err(|detail| Error::Corrupt {
         path: shard.path().to_path_buf(),
         utterance: utterance.id.clone(),
         column: schema::FEATURES.to_owned(),
         detail,
-    };
-    let payload = shard.payload(schema::FEATURES, utterance.row as usize).map_err(|e| match e {
-        Error::Format { detail, .. } => corrupt(detail),
-        e => e,
-    })?;
-    if schema::checksum(&payload) != *checksum {
-        return Err(corrupt("the bytes do not match their checksum".to_owned()));
-    }
-    let expected = utterance.frames as usize * BINS * 4;
-    if payload.len() != expected {
-        let detail =
-            format!("expected {expected} bytes for {} frames, found {}", utterance.frames, payload.len());
-        return Err(corrupt(detail));
-    }
-    Ok(payload)
+    })
 }
 
 #[cfg(test)]

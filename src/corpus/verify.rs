@@ -120,7 +120,7 @@ pub fn verify(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<Prob
             Err(e) => problems.push(Problem::file(&path, words(e))),
             Ok(((utterances, checksums), shard)) => {
                 for (utterance, checksum) in utterances.iter().zip(&checksums) {
-                    if let Err(e) = read_features(&shard, utterance, checksum) {
+                    if let Err(e) = read_features(&shard, utterance, checksum, |_| ()) {
                         problems.push(Problem {
                             path: path.clone(),
                             utterance: Some(utterance.id.clone()),

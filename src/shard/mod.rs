@@ -6,6 +6,8 @@
 //! and statistics are off and the zstd level is explicit, so that the bytes of a file are a
 //! function of its rows and of this crate's version alone.
 
+mod mapped;
+mod page;
 pub(crate) mod reader;
 mod writer;
 

@@ -1,6 +1,7 @@
 //! Memory-maps one shard: small columns at once, payloads one utterance at a time.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,10 +13,10 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
-use parquet::column::page::{Page, PageReader};
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
-use parquet::file::serialized_reader::SerializedPageReader;
+use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData};
 
+use super::mapped::Mapped;
+use super::page;
 use super::writer::shard_error;
 use crate::error::{Error, Result};
 
@@ -23,8 +24,11 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct Shard {
     path: Arc<PathBuf>,
+    map: Mapped,
     bytes: Bytes,
     metadata: ArrowReaderMetadata,
+    /// Names of the columns, as they stand in a row group.
+    columns: Arc<Vec<String>>,
     /// First row of every row group, and the number of rows at the end.
     first_rows: Arc<Vec<usize>>,
 }
@@ -36,10 +40,8 @@ impl Shard {
     /// When the file is missing, truncated, or no Parquet file with an offset index.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
-        // SAFETY: shards are complete files that this program replaces by rename, never in place;
-        // a foreign program that truncates one while it is mapped raises SIGBUS, as for any map.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))?;
-        let bytes = Bytes::from_owner(map);
+        let map = Mapped::new(&file).map_err(|e| Error::io("map", path, e))?;
+        let bytes = map.bytes();
         let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Required);
         let metadata = ArrowReaderMetadata::load(&bytes, options).map_err(|e| shard_error(path, &e))?;
         check_extents(path, metadata.metadata(), bytes.len() as u64)?;
@@ -49,7 +51,12 @@ impl Shard {
                 .map_err(|_| Error::format(path, "a row group with a negative number of rows"))?;
             first_rows.push(first_rows[first_rows.len() - 1] + rows);
         }
-        Ok(Self { path: Arc::new(path.to_path_buf()), bytes, metadata, first_rows: Arc::new(first_rows) })
+        // From here on utterances are asked for in any order.
+        map.expect_random();
+        let descriptor = metadata.metadata().file_metadata().schema_descr();
+        let columns = Arc::new(descriptor.columns().iter().map(|c| c.path().string()).collect());
+        let (path, first_rows) = (Arc::new(path.to_path_buf()), Arc::new(first_rows));
+        Ok(Self { path, map, bytes, metadata, columns, first_rows })
     }
 
     /// Where the shard lies.
@@ -112,47 +119,66 @@ impl Shard {
     /// # Errors
     /// When the page cannot be found, decompressed, or is not one plain binary value.
     pub fn payload(&self, column: &str, row: usize) -> Result<Bytes> {
-        let bad =
-            |detail: String| Error::format(self.path(), format!("column {column}, row {row}: {detail}"));
+        self.with_payload(column, row, Bytes::copy_from_slice)
+    }
+
+    /// Hands that value to `of`, decompressed into a buffer that the thread keeps; nothing is allocated. What was mapped of
+    /// the file is given back afterwards.
+    ///
+    /// # Errors
+    /// As for [`Shard::payload`].
+    pub fn with_payload<T>(&self, column: &str, row: usize, of: impl FnOnce(&[u8]) -> T) -> Result<T> {
+        let bad = |detail: String| self.bad(column, row, &detail);
+        let (chunk, span) = self.find(column, row)?;
+        self.map.will_need(span.clone());
+        let page = self.bytes.get(span.clone()).ok_or_else(|| bad(OUTSIDE.to_owned()))?;
+        let result = page::with_value(page, chunk.compression(), of).map_err(bad);
+        self.map.give_back(span);
+        result
+    }
+
+    /// Where in the file the value of one row of a payload column lies, header and all: nothing else of the file is read
+    /// for it.
+    ///
+    /// # Errors
+    /// When there is no such column or row, or the file's index is damaged.
+    pub fn span(&self, column: &str, row: usize) -> Result<Range<usize>> {
+        self.find(column, row).map(|(_, span)| span)
+    }
+
+    /// Says that a value will be wanted soon: the system may start to read it. Wants nothing of a file that is in memory.
+    pub fn will_need(&self, column: &str, row: usize) {
+        if let Ok(span) = self.span(column, row) {
+            self.map.will_need(span);
+        }
+    }
+
+    fn find(&self, column: &str, row: usize) -> Result<(&ColumnChunkMetaData, Range<usize>)> {
+        let bad = |detail: &str| self.bad(column, row, detail);
         let leaf = self.leaf(column)?;
         let group = self.first_rows.partition_point(|&first| first <= row).saturating_sub(1);
-        let row_groups = self.parquet().row_groups();
-        let chunk =
-            row_groups.get(group).ok_or_else(|| bad(format!("the shard has {} rows", self.rows())))?;
-        let chunk = chunk.column(leaf);
+        let Some(chunk) = self.parquet().row_groups().get(group) else {
+            return Err(bad(&format!("the shard has {} rows", self.rows())));
+        };
         let index = self.parquet().page_index_for_row_group(group);
-        let pages = index.page_locations(leaf).ok_or_else(|| bad("no offset index".into()))?;
+        let pages = index.page_locations(leaf).ok_or_else(|| bad("no offset index"))?;
         let rows = self.first_rows[group + 1] - self.first_rows[group];
         if pages.len() != rows {
-            return Err(bad(format!("expected one page a row, found {} pages for {rows} rows", pages.len())));
+            return Err(bad(&format!(
+                "expected one page a row, found {} pages for {rows} rows",
+                pages.len()
+            )));
         }
-        let skipped = row - self.first_rows[group];
-        let page = &pages[skipped];
-        let end = page.offset.checked_add(i64::from(page.compressed_page_size));
-        let inside = page.offset >= 0
-            && page.compressed_page_size >= 0
-            && end.and_then(|e| u64::try_from(e).ok()).is_some_and(|e| e <= self.bytes.len() as u64);
-        if !inside {
-            return Err(bad("the offset index points outside the file".into()));
-        }
-        // The reader wants the locations of the whole chunk; skipping one touches no byte of it.
-        let reader = Arc::new(self.bytes.clone());
-        let mut reader = SerializedPageReader::new(reader, chunk, rows, Some(pages.clone()))
-            .map_err(|e| bad(e.to_string()))?;
-        for _ in 0..skipped {
-            reader.skip_next_page().map_err(|e| bad(e.to_string()))?;
-        }
-        match reader.get_next_page().map_err(|e| bad(e.to_string()))? {
-            // A required BYTE_ARRAY has no levels: four bytes of length, then the value.
-            Some(Page::DataPage { buf, num_values: 1, .. }) if buf.len() >= 4 => {
-                let length = u32::from_le_bytes([buf[0], buf[1], buf[2], buf[3]]) as usize;
-                if buf.len() != length + 4 {
-                    return Err(bad(format!("expected {length} bytes, found {}", buf.len() - 4)));
-                }
-                Ok(buf.slice(4..))
-            }
-            other => Err(bad(format!("expected one plain value, found {}", describe(other.as_ref())))),
-        }
+        let page = &pages[row - self.first_rows[group]];
+        let start = usize::try_from(page.offset).ok();
+        let span = start.zip(usize::try_from(page.compressed_page_size).ok());
+        let span = span.and_then(|(start, size)| Some(start..start.checked_add(size)?));
+        let span = span.filter(|span| span.end <= self.bytes.len()).ok_or_else(|| bad(OUTSIDE))?;
+        Ok((chunk.column(leaf), span))
+    }
+
+    fn bad(&self, column: &str, row: usize, detail: &str) -> Error {
+        Error::format(self.path(), format!("column {column}, row {row}: {detail}"))
     }
 
     fn parquet(&self) -> &ParquetMetaData {
@@ -160,14 +186,15 @@ impl Shard {
     }
 
     fn leaf(&self, column: &str) -> Result<usize> {
-        let descriptor = self.parquet().file_metadata().schema_descr();
-        let found = descriptor.columns().iter().position(|c| c.path().string() == column);
-        found.ok_or_else(|| {
-            let names: Vec<_> = descriptor.columns().iter().map(|c| c.path().string()).collect();
-            Error::format(self.path(), format!("expected a column {column}, found {}", names.join(", ")))
+        self.columns.iter().position(|name| name == column).ok_or_else(|| {
+            let names = self.columns.join(", ");
+            Error::format(self.path(), format!("expected a column {column}, found {names}"))
         })
     }
 }
+
+/// Of a span that the offset index names.
+const OUTSIDE: &str = "the offset index points outside the file";
 
 /// What the Parquet crate takes for granted about a footer and panics without.
 fn check_extents(path: &Path, metadata: &ParquetMetaData, length: u64) -> Result<()> {
@@ -190,15 +217,6 @@ fn check_extents(path: &Path, metadata: &ParquetMetaData, length: u64) -> Result
         return Err(Error::format(path, detail));
     }
     Ok(())
-}
-
-fn describe(page: Option<&Page>) -> &'static str {
-    match page {
-        None => "no page",
-        Some(Page::DataPage { .. }) => "a data page of another shape",
-        Some(Page::DataPageV2 { .. }) => "a version 2 data page",
-        Some(Page::DictionaryPage { .. }) => "a dictionary page",
-    }
 }
 
 /// Text column of a batch as strings.
@@ -299,6 +317,28 @@ mod tests {
         }
         assert!(shard.payload("hidden", 150).unwrap_err().to_string().contains("150 rows"));
         assert!(shard.columns(&["nothing"]).unwrap_err().to_string().contains("utterance, hidden"));
+    }
+
+    #[test]
+    fn a_row_costs_its_own_pages_and_gives_them_back() {
+        use std::os::unix::fs::FileExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("shard.parquet");
+        write(&path, 150);
+        let shard = Shard::open(&path).unwrap();
+        let length = std::fs::metadata(&path).unwrap().len();
+        let spans: Vec<_> = (0..150).map(|row| shard.span("hidden", row).unwrap()).collect();
+        assert!(spans.windows(2).all(|pair| pair[0].end <= pair[1].start), "no two share a byte");
+        // Whatever else stood in the file: a row that is read without its neighbours does not see it.
+        let row = 100;
+        let own = std::fs::read(&path).unwrap()[spans[row].clone()].to_vec();
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(&vec![0xA5; usize::try_from(length).unwrap()], 0).unwrap();
+        file.write_all_at(&own, spans[row].start as u64).unwrap();
+        let expected: Vec<u8> = (0..row * 1000).map(|i| (i * row % 251) as u8).collect();
+        assert_eq!(shard.payload("hidden", row).unwrap(), expected);
+        assert!(shard.payload("hidden", row + 1).is_err());
+        assert!(shard.payload("hidden", row - 1).is_err());
     }
 
     #[test]
