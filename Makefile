@@ -11,7 +11,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 TUTORNET := $(TARGET)/release/tutornet
 DEVICE ?= auto
 
-.PHONY: help build demo demo-clean test test-interop bench bench-peers bench-gpu bench-beam lint cache train FORCE
+.PHONY: help build demo demo-clean test test-interop bench bench-peers bench-read bench-memory bench-gpu bench-beam lint cache train FORCE
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile pipelines/tables.mk | expand -t 20
@@ -193,6 +193,31 @@ bench-gpu: $(if $(filter .venv-peers/%,$(PEERS_PYTHON)),.venv-peers/.done) ## [D
 	mkdir -p $(TARGET); \
 	$(PEERS_PYTHON) benches/peers/compare.py --ours "$$program" --out $(TARGET)/bench-gpu.json --rows "$(ROWS)" --rounds $(ROUNDS) \
 		--device $(GPU) --peer-device $(PEER_DEVICE) $(PEERS_SPEECH)
+
+# Reading beside the zstd library, pyarrow, datasets, lhotse and others (docs: benches/peers/read.py). CACHES: an exact cache
+# first, then what `tutornet cache recode` made of it. LIMIT: utterances. READ_PYTHON as PEERS_PYTHON.
+READ_PYTHON ?= .venv-read/bin/python
+LIMIT ?= 1000000
+READ_PROGRAM = $$($(CARGO) bench --locked --bench read --no-run --message-format=json-render-diagnostics \
+	| sed -nE 's/.*"name":"read".*"executable":"([^"]+)".*/\1/p')
+
+bench-read: $(if $(filter .venv-read/%,$(READ_PYTHON)),.venv-read/.done) ## CACHES="dir .." [LIMIT=n] [ROUNDS=9]: reading a cache, ours against others
+	@$(READ_PYTHON) benches/peers/read.py --ours "$(READ_PROGRAM)" --caches $(CACHES) --limit $(LIMIT) --rounds $(ROUNDS) \
+		--out $(TARGET)/bench-read.json
+
+.venv-read/.done: benches/peers/read-requirements.txt
+	$(PYTHON) -m venv --clear .venv-read
+	.venv-read/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+# Training from a cache and from one of TIMES its size: the same anonymous memory, and mapped pages that stay bounded. Needs
+# TIMES + 1 times the space of CACHE and CORPUS in SCRATCH.
+TIMES ?= 10
+SCRATCH ?= $(TARGET)/tmp
+
+bench-memory: $(TUTORNET) ## CACHE=dir CORPUS=dir [TIMES=10] [SCRATCH=dir]: memory of training, by size of the cache
+	@mkdir -p $(SCRATCH); $(PYTHON) benches/peers/memory.py --ours "$(READ_PROGRAM)" --tutornet $(abspath $(TUTORNET)) \
+		--cache $(CACHE) --corpus $(CORPUS) --times $(TIMES) --scratch $(SCRATCH)
 
 # The beam search beside pyctcdecode and KenLM. CACHE=dir (made with --nbest, --beam 256, --lm-weight 2 and --word-bonus 1.5)
 # and ARPA=file take the place of the committed corpus. pyctcdecode asks for an old NumPy that it does not need.

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-PART, BLOCK, TOTAL, STATES, LOW = 131072, 8, 2048, 8, 65536
+PART, BLOCK, TOTAL, LOW = 131072, 8, 2048, 65536
 
 
 def aligned(size):
@@ -50,23 +50,23 @@ def pq_codes(raw, frames, model, layer):
     return picked.transpose(1, 2, 0).reshape(frames, -1)
 
 
-def rans(raw, classes, frequencies):
-    """The integers of classes[i], one after the other."""
+def rans(raw, classes, frequencies, count):
+    """The integers of classes[i], one after the other; `count` states in turn."""
     words = int(np.frombuffer(raw, "<u4", 1)[0])
-    states = [int(s) for s in np.frombuffer(raw, "<u4", STATES, 4)]
-    stream = iter(np.frombuffer(raw, "<u2", words, 4 + 4 * STATES).tolist())
-    escaped = iter(np.frombuffer(raw, "<i2", -1, 4 + 4 * STATES + 2 * words).tolist())
+    states = [int(s) for s in np.frombuffer(raw, "<u4", count, 4)]
+    stream = iter(np.frombuffer(raw, "<u2", words, 4 + 4 * count).tolist())
+    escaped = iter(np.frombuffer(raw, "<i2", -1, 4 + 4 * count + 2 * words).tolist())
     symbols = [np.repeat(np.arange(len(f)), f).tolist() for f in frequencies]
     starts = (np.cumsum(frequencies, axis=1) - frequencies).tolist()
     values = np.empty(len(classes), "i8")
     for i, c in enumerate(classes.tolist()):
-        state = states[i % STATES]
+        state = states[i % count]
         slot = state % TOTAL
         symbol = symbols[c][slot]
         state = int(frequencies[c][symbol]) * (state // TOTAL) + slot - starts[c][symbol]
-        states[i % STATES] = state if state >= LOW else state * 65536 + next(stream)
+        states[i % count] = state if state >= LOW else state * 65536 + next(stream)
         values[i] = next(escaped) if symbol == 0 else (symbol // 2 if symbol % 2 else -(symbol // 2))
-    assert states == [LOW] * STATES and next(stream, None) is None and next(escaped, None) is None
+    assert states == [LOW] * count and next(stream, None) is None and next(escaped, None) is None
     return values
 
 
@@ -74,7 +74,7 @@ def klt(raw, frames, model, layer):
     classes, rank = model[f"{layer}.classes"], model[f"{layer}.basis"].shape[1]
     lengths = [min(BLOCK, frames - start) for start in range(0, frames, BLOCK)]
     of = [classes[8 * k // n] for n in lengths for k in range(n)]
-    q = rans(raw, np.concatenate(of) if of else np.empty(0, "u1"), model[f"{layer}.frequencies"].astype("i8"))
+    q = rans(raw, np.concatenate(of) if of else np.empty(0, "u1"), model[f"{layer}.frequencies"].astype("i8"), model["states"])
     one, more = model[f"{layer}.lift"]
     y = np.sign(q) * (np.abs(q) + np.where(np.abs(q) == 1, one, more)) * model[f"{layer}.step"]
     y, at = y.reshape(frames, rank), 0
@@ -90,9 +90,10 @@ def safetensors(path):
     data = Path(path).read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     kinds = {"F32": "<f4", "U8": "u1", "U16": "<u2"}
-    head = {k: v for k, v in json.loads(data[8:start]).items() if k != "__metadata__"}
+    head = json.loads(data[8:start])
+    about = tomllib.loads(head.pop("__metadata__")["tutornet.codec"])
     view = lambda v: np.frombuffer(data[start:][slice(*v["data_offsets"])], kinds[v["dtype"]]).reshape(v["shape"])
-    return {name: view(v) for name, v in head.items()}
+    return {"states": about.get("states", 8), **{name: view(v) for name, v in head.items()}}
 
 
 def decode(raw, frames, width, codec, model, layer="last"):

@@ -1,6 +1,7 @@
 //! A complete cache as stage two sees it.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -173,6 +174,22 @@ impl Cache {
     pub fn raw(&self, column: Column, index: usize) -> Result<Bytes> {
         let (rows, row) = self.locate(index)?;
         rows.raw(column, row)
+    }
+
+    /// Says that a payload of entry `index` will be wanted soon: the system may start to read it.
+    pub fn will_need(&self, column: Column, index: usize) {
+        if let Ok((rows, row)) = self.locate(index) {
+            rows.will_need(column, row);
+        }
+    }
+
+    /// Which bytes of its shard are read for one payload of entry `index`.
+    ///
+    /// # Errors
+    /// When the cache does not have the column or the entry.
+    pub fn span(&self, column: Column, index: usize) -> Result<Range<usize>> {
+        let (rows, row) = self.locate(index)?;
+        rows.span(column, row)
     }
 
     /// Compressed bytes of a column over all shards.

@@ -1,5 +1,6 @@
 //! One open cache shard: its rows, and payloads that are checked on every read.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -161,7 +162,7 @@ impl Rows {
     ///
     /// # Errors
     /// When the cache does not have the column or the row.
-    pub fn span(&self, column: Column, row: usize) -> Result<std::ops::Range<usize>> {
+    pub fn span(&self, column: Column, row: usize) -> Result<Range<usize>> {
         self.shard.span(&column.to_string(), row)
     }
 

@@ -169,6 +169,15 @@ impl Corpus {
         read_features(shard, utterance, &self.checksums[index], |values| out.extend(files::f32s(values)))
     }
 
+    /// Says that the features of an utterance will be wanted soon: the system may start to read them.
+    pub fn will_need(&self, index: usize) {
+        let Some(utterance) = self.utterances.get(index) else { return };
+        // What is wrong with the shard will be said when it is read.
+        if let Ok(shard) = self.mapped(utterance.shard as usize) {
+            shard.will_need(schema::FEATURES, utterance.row as usize);
+        }
+    }
+
     fn mapped(&self, index: usize) -> Result<&Shard> {
         if let Some(shard) = self.shards[index].get() {
             return Ok(shard);

@@ -51,8 +51,9 @@ impl Shard {
                 .map_err(|_| Error::format(path, "a row group with a negative number of rows"))?;
             first_rows.push(first_rows[first_rows.len() - 1] + rows);
         }
-        // From here on utterances are asked for in any order.
+        // From here on utterances are asked for in any order, most shards not for long.
         map.expect_random();
+        map.give_back();
         let descriptor = metadata.metadata().file_metadata().schema_descr();
         let columns = Arc::new(descriptor.columns().iter().map(|c| c.path().string()).collect());
         let (path, first_rows) = (Arc::new(path.to_path_buf()), Arc::new(first_rows));
@@ -122,8 +123,7 @@ impl Shard {
         self.with_payload(column, row, Bytes::copy_from_slice)
     }
 
-    /// Hands that value to `of`, decompressed into a buffer that the thread keeps; nothing is allocated. What was mapped of
-    /// the file is given back afterwards.
+    /// Hands that value to `of`, decompressed into a buffer that the thread keeps; nothing is allocated.
     ///
     /// # Errors
     /// As for [`Shard::payload`].
@@ -133,7 +133,7 @@ impl Shard {
         self.map.will_need(span.clone());
         let page = self.bytes.get(span.clone()).ok_or_else(|| bad(OUTSIDE.to_owned()))?;
         let result = page::with_value(page, chunk.compression(), of).map_err(bad);
-        self.map.give_back(span);
+        self.map.was_read(&span);
         result
     }
 
@@ -339,6 +339,49 @@ mod tests {
         assert_eq!(shard.payload("hidden", row).unwrap(), expected);
         assert!(shard.payload("hidden", row + 1).is_err());
         assert!(shard.payload("hidden", row - 1).is_err());
+    }
+
+    /// What the process has of a file in memory, all its maps together, KiB.
+    #[cfg(target_os = "linux")]
+    fn resident(path: &Path) -> u64 {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let (mut own, mut sum) = (false, 0);
+        for line in maps.lines() {
+            if !line.split(' ').next().unwrap().ends_with(':') {
+                own = line.ends_with(path.to_str().unwrap());
+            } else if let Some(size) = line.strip_prefix("Rss:").filter(|_| own) {
+                sum += size.trim().trim_end_matches(" kB").parse::<u64>().unwrap();
+            }
+        }
+        sum
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_was_read_does_not_stay_resident() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("shard.parquet");
+        let schema = Arc::new(Schema::new(vec![Field::new("hidden", DataType::Binary, false)]));
+        let mut writer = ShardWriter::create(&path, schema.clone(), &["hidden"], &[]).unwrap();
+        let mut random = crate::random::Random::new(1, "noise", &[]);
+        let value: Vec<u8> = (0..200_000).map(|_| u8::try_from(random.below(256)).unwrap()).collect();
+        for _ in 0..100 {
+            let column = Arc::new(BinaryArray::from(vec![value.as_slice()]));
+            writer.write(&RecordBatch::try_new(schema.clone(), vec![column]).unwrap()).unwrap();
+        }
+        assert!(writer.finish().unwrap().bytes > 20_000_000);
+        // As many maps as a large cache has shards: each may keep half a MiB, and other tests' maps make it less.
+        let shards: Vec<Shard> = (0..1024).map(|_| Shard::open(&path).unwrap()).collect();
+        let mut most = 0;
+        for row in 0..100 {
+            let during = shards[0].with_payload("hidden", row, |found| {
+                assert_eq!(found, value);
+                resident(&path)
+            });
+            assert!(during.unwrap() >= 190, "the pages of the row are there while it is read");
+            most = most.max(resident(&path));
+        }
+        assert!(most <= 1024, "{most} KiB of 20 MB stay");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::pipeline::{Data, Stage};
 use super::prepare::{Prepared, PreparedStage, PreparedTeacher};
 use super::profile::{Part, Profile};
 use super::targets::{Place, TeacherSet};
+use crate::cache::column::Column;
 use crate::distill::guide;
 use crate::error::{Error, Result};
 use crate::features::transpose;
@@ -81,6 +82,27 @@ pub struct Assembler<'a> {
 }
 
 impl Assembler<'_> {
+    /// Says what the examples at `positions` will need of the disk, so that the system may start to read it.
+    fn announce(&self, positions: &[usize]) {
+        for &position in positions {
+            let example = &self.prepared.examples[self.stage.examples[position]];
+            self.prepared.train[example.corpus].will_need(example.utterance);
+            for PreparedTeacher { set, places, .. } in &self.stage.teachers {
+                let Some(&place) = places.get(position) else { continue };
+                match self.settings.objective.target() {
+                    Target::None => {}
+                    Target::Hidden => {
+                        for pair in &self.stage.pairs {
+                            set.will_need(Column::Hidden(pair.teacher), place);
+                        }
+                    }
+                    Target::Posterior => set.will_need(Column::Posterior, place),
+                    Target::Nbest => set.will_need(Column::Nbest, place),
+                }
+            }
+        }
+    }
+
     /// Reads, augments and pads the examples at `positions` of the stage's list.
     ///
     /// # Errors
@@ -269,9 +291,15 @@ impl<'scope> Stream<'scope> {
             let (sender, receiver) = bounded(AHEAD);
             let profile = profile.clone();
             readers.push(scope.spawn(move || {
-                for positions in share {
-                    let batch =
-                        profile.time_on(number + 1, Part::Assemble, || assembler.assemble(&positions));
+                for (turn, positions) in share.iter().enumerate() {
+                    let batch = profile.time_on(number + 1, Part::Assemble, || {
+                        // One batch ahead: as long as this one is worked on, the disk may take for the next.
+                        let ahead = if turn == 0 { 0..2 } else { turn + 1..turn + 2 };
+                        for next in share.get(ahead.start..ahead.end.min(share.len())).unwrap_or_default() {
+                            assembler.announce(next);
+                        }
+                        assembler.assemble(positions)
+                    });
                     let failed = batch.is_err();
                     if sender.send(batch).is_err() || failed {
                         return;

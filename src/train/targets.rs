@@ -5,7 +5,14 @@ use std::path::{Path, PathBuf};
 
 use super::pipeline::LayerPair;
 use crate::cache::Cache;
+<<<<<<< HEAD
 use crate::cache::identity::Teacher;
+=======
+use crate::cache::codec::Codec;
+use crate::cache::codec::rotation::Rotation;
+use crate::cache::column::Column;
+use crate::cache::identity::{Identity, Teacher};
+>>>>>>> d04ae84 (Decoders for AVX-512 and AVX2; klt in 32 states; reads are announced a batch ahead; make bench-read and bench-memory)
 use crate::corpus::Utterance;
 use crate::distill::weights;
 use crate::error::{Error, Result};
@@ -148,6 +155,11 @@ impl TeacherSet {
     /// When the shard is damaged.
     pub fn hidden(&self, layer: HiddenLayer, place: Place, out: &mut Vec<f32>) -> Result<()> {
         self.caches[place.cache].hidden(layer, place.entry, out)
+    }
+
+    /// Says that a payload of an utterance will be wanted soon.
+    pub fn will_need(&self, column: Column, place: Place) {
+        self.caches[place.cache].will_need(column, place.entry);
     }
 
     /// Frame weights of an utterance at a layer, [frames].

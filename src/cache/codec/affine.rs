@@ -8,6 +8,7 @@
 //! 2. one bit a value, set where the byte is not the zero, as in `f16`: every frame XORed with the frame before;
 //! 3. the bytes of the values whose bit is set, frame by frame, channel by channel.
 
+use super::spread::{Values, spread};
 use super::{align, bits};
 use crate::files;
 
@@ -66,29 +67,22 @@ pub fn encode(values: &[f32], frames: usize, width: usize) -> Vec<u8> {
 /// # Errors
 /// When the payload's parts cannot have come from that many frames.
 pub fn decode(payload: &[u8], frames: usize, width: usize, out: &mut Vec<f32>) -> Result<(), String> {
-    out.clear();
     let mask_at = align(5 * width);
     let values_at = mask_at + align(frames * width.div_ceil(8));
-    let short = || format!("expected at least {values_at} bytes, found {}", payload.len());
+    let found = payload.len();
+    let short = || format!("expected at least {values_at} bytes, found {found}");
     let scales = payload.get(..4 * width).ok_or_else(short)?;
     let scales: Vec<f32> = files::f32s(scales).collect();
     let zeros = payload.get(4 * width..5 * width).ok_or_else(short)?;
+    let zeros: Vec<f32> = zeros.iter().map(|&zero| f32::from(zero)).collect();
     let mask = payload.get(mask_at..mask_at + frames * width.div_ceil(8)).ok_or_else(short)?;
-    let present = bits::count(mask, width)?;
-    let expected = values_at + align(present);
-    if payload.len() != expected {
-        return Err(format!("expected {expected} bytes for {present} values, found {}", payload.len()));
-    }
     out.resize(frames * width, 0.0);
-    let mut values = payload[values_at..values_at + present].iter();
-    let mut row = bits::Row::new(width);
-    for (delta, out) in mask.chunks_exact(width.div_ceil(8).max(1)).zip(out.chunks_exact_mut(width.max(1))) {
-        row.next(delta);
-        row.each(|channel| {
-            if let (Some(out), Some(&byte)) = (out.get_mut(channel), values.next()) {
-                *out = scales[channel] * f32::from(i16::from(byte) - i16::from(zeros[channel]));
-            }
-        });
+    let bytes = payload.get(values_at..).unwrap_or_default();
+    let present = spread(mask, Values::Bytes { bytes, scales: &scales, zeros: &zeros }, width, out);
+    if present.is_none_or(|present| values_at + align(present) != found) {
+        let present = bits::count(mask, width)?;
+        let expected = values_at + align(present);
+        return Err(format!("expected {expected} bytes for {present} values, found {found}"));
     }
     Ok(())
 }

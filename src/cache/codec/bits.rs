@@ -15,49 +15,15 @@ pub fn difference(mask: &mut [u8], width: usize) {
 /// # Errors
 /// When a bit is set beyond the width.
 pub fn count(differences: &[u8], width: usize) -> Result<usize, String> {
-    let mut row = Row::new(width);
+    let mut row = vec![0u8; width.div_ceil(8)];
     let mut present = 0;
-    for delta in differences.chunks_exact(width.div_ceil(8).max(1)) {
-        present += row.next(delta);
-        let spare =
-            row.bits.last().filter(|_| !width.is_multiple_of(8)).map_or(0, |last| last >> (width % 8));
+    for delta in differences.chunks_exact(row.len().max(1)) {
+        row.iter_mut().zip(delta).for_each(|(bits, delta)| *bits ^= delta);
+        present += row.iter().map(|bits| bits.count_ones() as usize).sum::<usize>();
+        let spare = row.last().filter(|_| !width.is_multiple_of(8)).map_or(0, |last| last >> (width % 8));
         if spare != 0 {
             return Err("a bit is set beyond the width".to_owned());
         }
     }
     Ok(present)
-}
-
-/// The bits of one frame after the other.
-#[derive(Debug)]
-pub struct Row {
-    bits: Vec<u8>,
-}
-
-impl Row {
-    /// Before the first frame.
-    pub fn new(width: usize) -> Self {
-        Self { bits: vec![0; width.div_ceil(8)] }
-    }
-
-    /// Turns the bits of one frame into those of the next; returns how many are set.
-    pub fn next(&mut self, delta: &[u8]) -> usize {
-        for (bit, delta) in self.bits.iter_mut().zip(delta) {
-            *bit ^= delta;
-        }
-        self.bits.iter().map(|b| b.count_ones() as usize).sum()
-    }
-
-    /// Calls `of` with every channel whose bit is set, ascending.
-    pub fn each(&self, mut of: impl FnMut(usize)) {
-        for (start, bytes) in self.bits.chunks(8).enumerate() {
-            let mut word = [0u8; 8];
-            word[..bytes.len()].copy_from_slice(bytes);
-            let mut word = u64::from_le_bytes(word);
-            while word != 0 {
-                of(64 * start + word.trailing_zeros() as usize);
-                word &= word - 1;
-            }
-        }
-    }
 }

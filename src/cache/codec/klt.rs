@@ -9,7 +9,8 @@
 //! A payload is what [`super::rans::Encoder`] makes of the quantised values, block after block of eight frames (the last
 //! may be shorter, with a DCT of its length), frequency after frequency, component after component.
 
-use super::rans::{Encoder, LARGEST, Tables};
+use super::cosine::{Restorer, lifted, transform};
+use super::rans::{LARGEST, Tables};
 use super::rotation::Rotation;
 
 /// Frames of a block.
@@ -38,43 +39,6 @@ pub struct Klt {
     tables: Tables,
 }
 
-/// DCT-II of length `n`, orthonormal, [frequency, time].
-fn cosines(n: usize) -> Vec<f32> {
-    let value = |frequency: usize, time: usize| {
-        let norm = if frequency == 0 { 1.0 } else { 2f64 } / n as f64;
-        let angle = std::f64::consts::PI * (time as f64 + 0.5) * frequency as f64 / n as f64;
-        norm.sqrt() * angle.cos()
-    };
-    #[expect(clippy::cast_possible_truncation, reason = "coordinates are f32")]
-    let all = (0..n).flat_map(|f| (0..n).map(move |t| (f, t))).map(|(f, t)| value(f, t) as f32).collect();
-    all
-}
-
-/// The transform of every block of `values`, [frames, rank], in place; `back` undoes it.
-fn transform(values: &mut [f32], rank: usize, back: bool) {
-    let mut scratch = vec![0f32; BLOCK * rank];
-    let whole = cosines(BLOCK);
-    for block in values.chunks_mut(BLOCK * rank.max(1)) {
-        let n = block.len() / rank.max(1);
-        let own;
-        let matrix = if n == BLOCK {
-            &whole
-        } else {
-            own = cosines(n);
-            &own
-        };
-        let scratch = &mut scratch[..block.len()];
-        scratch.fill(0.0);
-        for (row, out) in scratch.chunks_exact_mut(rank).enumerate() {
-            for (column, source) in block.chunks_exact(rank).enumerate() {
-                let factor = if back { matrix[column * n + row] } else { matrix[row * n + column] };
-                out.iter_mut().zip(source).for_each(|(out, v)| *out += factor * v);
-            }
-        }
-        block.copy_from_slice(scratch);
-    }
-}
-
 /// Row of the classes for frequency `row` of a block of `n` frames.
 fn frequency(row: usize, n: usize) -> usize {
     row * BLOCK / n
@@ -84,12 +48,6 @@ fn frequency(row: usize, n: usize) -> usize {
 fn quantise(value: f32, inverse: f32) -> i16 {
     let size = (value.abs() * inverse + ROUNDING).floor().min(32_000.0) as i16;
     if value < 0.0 { -size } else { size }
-}
-
-/// How many steps from zero a quantised value comes back; 0 stays 0.
-fn lifted(quantised: i16, [one, more]: [f32; 2]) -> f32 {
-    let size = f32::from(quantised.unsigned_abs());
-    if size > 1.0 { size + more } else { size * (1.0 + one) }
 }
 
 impl Klt {
@@ -123,7 +81,7 @@ impl Klt {
             .iter()
             .map(|hidden| {
                 let mut values = rotation.coordinates(hidden);
-                transform(&mut values, rank, false);
+                transform(&mut values, rank);
                 values
             })
             .collect();
@@ -169,9 +127,9 @@ impl Klt {
     pub fn encode(&self, hidden: &[f32]) -> Vec<u8> {
         let rank = self.rotation.rank();
         let mut values = self.rotation.coordinates(hidden);
-        transform(&mut values, rank, false);
+        transform(&mut values, rank);
         let inverse = 1.0 / self.step;
-        let mut encoder = Encoder::default();
+        let mut encoder = self.tables.encoder();
         for block in values.chunks(BLOCK * rank.max(1)) {
             let n = block.len() / rank.max(1);
             for (row, values) in block.chunks_exact(rank.max(1)).enumerate() {
@@ -184,27 +142,29 @@ impl Klt {
         encoder.finish()
     }
 
-    /// A payload to coordinates along the rotation's components, [frames, rank].
+    /// A payload to coordinates along the rotation's components, [frames, rank]; replaces `out`.
     ///
     /// # Errors
     /// When the payload cannot be of so many frames.
-    pub fn coordinates(&self, payload: &[u8], frames: usize) -> Result<Vec<f32>, String> {
-        let rank = self.rotation.rank();
+    pub fn coordinates(&self, payload: &[u8], frames: usize, out: &mut Vec<f32>) -> Result<(), String> {
+        let rank = self.rotation.rank().max(1);
         let mut decoder = self.tables.decoder(payload)?;
-        let mut values = vec![0f32; frames * rank];
-        let mut quantised = vec![0i16; rank];
-        for block in values.chunks_mut(BLOCK * rank.max(1)) {
-            let n = block.len() / rank.max(1);
-            for (row, values) in block.chunks_exact_mut(rank.max(1)).enumerate() {
-                decoder.values(&self.classes[frequency(row, n) * rank..][..rank], &mut quantised);
-                for (value, &q) in values.iter_mut().zip(&quantised) {
-                    *value = (lifted(q, self.lift) * self.step).copysign(f32::from(q));
+        out.resize(frames * self.rotation.rank(), 0.0);
+        let restorer = Restorer::new(self.step, self.lift, rank);
+        let mut quantised = vec![0i16; BLOCK * rank];
+        for block in out.chunks_mut(BLOCK * rank) {
+            let quantised = &mut quantised[..block.len()];
+            if block.len() == self.classes.len() {
+                decoder.values(&self.classes, quantised);
+            } else {
+                let n = block.len() / rank;
+                for (row, quantised) in quantised.chunks_exact_mut(rank).enumerate() {
+                    decoder.values(&self.classes[frequency(row, n) * rank..][..rank], quantised);
                 }
             }
+            restorer.restore(quantised, block);
         }
-        decoder.finish()?;
-        transform(&mut values, rank, true);
-        Ok(values)
+        decoder.finish()
     }
 }
 
@@ -297,7 +257,8 @@ mod tests {
         for target in [0.02, 0.1, 0.3] {
             let codec = Klt::learn(&sample, width, target).unwrap();
             let payload = codec.encode(&unseen);
-            let coordinates = codec.coordinates(&payload, 403).unwrap();
+            let mut coordinates = Vec::new();
+            codec.coordinates(&payload, 403, &mut coordinates).unwrap();
             let true_coordinates = codec.rotation().coordinates(&unseen);
             let norm = relative(&vec![0.0; unseen.len()], &unseen);
             assert_eq!(norm, 1.0);
@@ -323,16 +284,18 @@ mod tests {
         for frames in [0, 1, 2, 7, 8, 9, 23] {
             let hidden = made_up(frames, width, 50);
             let payload = codec.encode(&hidden);
-            let found = codec.coordinates(&payload, frames).unwrap();
+            let mut found = vec![7.0; 50];
+            codec.coordinates(&payload, frames, &mut found).unwrap();
             let expected = codec.rotation().coordinates(&hidden);
             assert_eq!(found.len(), frames * width);
             assert!(frames == 0 || relative(&found, &expected) < 0.3);
-            assert!(codec.coordinates(&payload, frames + 1).is_err());
+            assert!(codec.coordinates(&payload, frames + 1, &mut Vec::new()).is_err());
         }
         // A value far beyond the sample is escaped, not cut.
         let mut far = made_up(8, width, 60);
         far[20] = 900.0;
-        let found = codec.coordinates(&codec.encode(&far), 8).unwrap();
+        let mut found = Vec::new();
+        codec.coordinates(&codec.encode(&far), 8, &mut found).unwrap();
         assert!(relative(&codec.rotation().hidden(&found), &far) < 0.01);
     }
 }

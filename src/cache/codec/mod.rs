@@ -2,13 +2,17 @@
 
 pub mod affine;
 mod bits;
+mod cosine;
 pub mod f16;
+mod instructions;
 pub mod klt;
 mod model;
 mod name;
 pub mod pq;
 pub mod rans;
+pub mod rans_decoder;
 pub mod rotation;
+mod spread;
 
 pub use model::{CODEC_FILE, CodecModel};
 pub use name::CodecName;
@@ -105,8 +109,8 @@ impl Codec {
         match self {
             Self::F16 => f16::decode(payload, frames, width, out),
             Self::U8 => affine::decode(payload, frames, width, out),
-            Self::Klt(codec) => codec.coordinates(payload, frames).map(|values| *out = values),
-            Self::Pq(codec) => codec.coordinates(payload, frames).map(|values| *out = values),
+            Self::Klt(codec) => codec.coordinates(payload, frames, out),
+            Self::Pq(codec) => codec.coordinates(payload, frames, out),
         }
     }
 }

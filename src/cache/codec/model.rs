@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::klt::{BLOCK, Klt};
 use super::pq::Pq;
-use super::rans::Tables;
+use super::rans::{FEW_STATES, Tables};
 use super::rotation::Rotation;
 use super::{Codec, CodecName};
 use crate::cache::identity::Identity;
@@ -35,6 +35,9 @@ pub struct CodecModel {
 struct Header {
     version: u32,
     codec: String,
+    /// States in turn of `klt`'s entropy coder; absent where there are eight, as at first, or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    states: Option<usize>,
 }
 
 impl CodecModel {
@@ -131,7 +134,11 @@ impl CodecModel {
         for (name, (kind, shape, bytes)) in &tensors {
             views.insert(name.clone(), TensorView::new(*kind, shape.clone(), bytes).map_err(wrong)?);
         }
-        let header = Header { version: VERSION, codec: self.name.to_string() };
+        let states = self.layers.iter().find_map(|(_, codec)| match codec {
+            Codec::Klt(klt) => Some(klt.parts().3.states()).filter(|&states| states != FEW_STATES),
+            _ => None,
+        });
+        let header = Header { version: VERSION, codec: self.name.to_string(), states };
         let header = toml::to_string(&header).map_err(|e| Error::format(CODEC_FILE, e.to_string()))?;
         safetensors::serialize(views, Some(HashMap::from([(KEY.to_owned(), header)]))).map_err(wrong)
     }
@@ -151,7 +158,8 @@ impl CodecModel {
             return Err(wrong(format!("expected version {VERSION}, found {}", header.version)));
         }
         let name: CodecName = header.codec.parse().map_err(wrong)?;
-        let file = Parts { file: SafeTensors::deserialize(&bytes).map_err(|e| wrong(e.to_string()))? };
+        let file = SafeTensors::deserialize(&bytes).map_err(|e| wrong(e.to_string()))?;
+        let file = Parts { file, states: header.states.unwrap_or(FEW_STATES) };
         let mut all = Vec::with_capacity(layers.len());
         for &(layer, width) in layers {
             let codec = file.codec(name, layer, width).map_err(|e| wrong(format!("layer {layer}: {e}")))?;
@@ -163,6 +171,7 @@ impl CodecModel {
 
 struct Parts<'a> {
     file: SafeTensors<'a>,
+    states: usize,
 }
 
 impl Parts<'_> {
@@ -211,8 +220,8 @@ impl Parts<'_> {
                 let all: Vec<u16> = data.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect();
                 let of_class =
                     |f: &[u16]| f[..f.iter().rposition(|&f| f > 0).map_or(0, |at| at + 1)].to_vec();
-                let tables =
-                    Tables::new(all.chunks_exact(most).map(of_class).collect()).ok_or_else(misfit)?;
+                let frequencies = all.chunks_exact(most).map(of_class).collect();
+                let tables = Tables::new(frequencies, self.states).ok_or_else(misfit)?;
                 let step = self.floats(layer, "step", 1)?[0];
                 let klt = Klt::new(rotation()?, step, [lift[0], lift[1]], classes.to_vec(), tables);
                 Ok(Codec::Klt(Box::new(klt.ok_or_else(misfit)?)))
@@ -230,6 +239,39 @@ impl Parts<'_> {
 mod tests {
     use super::super::rotation::tests::made_up;
     use super::*;
+
+    #[test]
+    fn a_first_file_has_eight_states_and_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(CODEC_FILE);
+        let sample: Vec<Vec<f32>> = (0..4).map(|i| made_up(150, 16, i)).collect();
+        let klt = Klt::learn(&sample, 16, 0.1).unwrap();
+        let (step, lift, classes, tables) = klt.parts();
+        let rotation = |of: &Rotation| Rotation::new(of.mean().to_vec(), of.basis().to_vec(), of.floor());
+        let tables = Tables::new(tables.frequencies().to_vec(), FEW_STATES).unwrap();
+        let first = Klt::new(rotation(klt.rotation()), step, lift, classes.to_vec(), tables).unwrap();
+        let name: CodecName = "klt:0.1".parse().unwrap();
+        let (mut many, mut few) = (Vec::new(), Vec::new());
+        klt.coordinates(&klt.encode(&sample[0]), 150, &mut many).unwrap();
+        let payload = first.encode(&sample[0]);
+        let model = CodecModel::new(name, vec![(HiddenLayer::Last, Codec::Klt(Box::new(first)))]);
+        let bytes = model.to_bytes().unwrap();
+        assert!(!bytes.windows(6).any(|w| w == b"states"), "as before there were others");
+        std::fs::write(&path, &bytes).unwrap();
+        let again = CodecModel::load(&path, &[(HiddenLayer::Last, 16)]).unwrap();
+        assert_eq!(again.to_bytes().unwrap(), bytes);
+        again.of(HiddenLayer::Last).unwrap().coordinates(&payload, 150, 16, &mut few).unwrap();
+        assert_eq!(few, many);
+        let other = CodecModel::new(name, vec![(HiddenLayer::Last, Codec::Klt(Box::new(klt)))]);
+        std::fs::write(&path, other.to_bytes().unwrap()).unwrap();
+        let again = CodecModel::load(&path, &[(HiddenLayer::Last, 16)]).unwrap();
+        assert!(again.of(HiddenLayer::Last).unwrap().coordinates(&payload, 150, 16, &mut few).is_err());
+        let at = other.to_bytes().unwrap().windows(11).position(|w| w == b"states = 32").unwrap();
+        let mut sixteen = other.to_bytes().unwrap();
+        sixteen[at + 9..at + 11].copy_from_slice(b"16");
+        std::fs::write(&path, sixteen).unwrap();
+        assert!(CodecModel::load(&path, &[(HiddenLayer::Last, 16)]).is_err());
+    }
 
     #[test]
     fn what_was_learned_survives_its_file_and_damage_is_no_codec() {

@@ -4,6 +4,7 @@
 //! number of the nearest of 256 centroids, learned by k-means (Jegou et al., 2011; the rotation before it and the dealing
 //! balance the groups). A payload is `[frames, N]` bytes.
 
+use super::instructions::Instructions;
 use super::rotation::Rotation;
 use crate::kernels::Matrix;
 use crate::random::Random;
@@ -23,6 +24,7 @@ pub struct Pq {
     centroids: Vec<f32>,
     groups: usize,
     dimensions: usize,
+    instructions: Instructions,
     /// The centroids of every group as a matrix [dimensions, CENTROIDS], and half their squared norms.
     nearest: Vec<(Matrix, Vec<f32>)>,
 }
@@ -37,7 +39,8 @@ impl Pq {
         }
         let nearest =
             centroids.chunks_exact(CENTROIDS * dimensions).map(|c| nearest(c, dimensions)).collect();
-        Some(Self { rotation, centroids, groups, dimensions, nearest })
+        let instructions = Instructions::detect();
+        Some(Self { rotation, centroids, groups, dimensions, instructions, nearest })
     }
 
     /// Learns rotation and centroids from utterances, each [frames, width].
@@ -88,26 +91,86 @@ impl Pq {
         payload
     }
 
-    /// A payload to coordinates along the rotation's components, [frames, rank].
+    /// A payload to coordinates along the rotation's components, [frames, rank]; replaces `out`.
     ///
     /// # Errors
     /// When the payload is not of so many frames.
-    pub fn coordinates(&self, payload: &[u8], frames: usize) -> Result<Vec<f32>, String> {
-        let (groups, dimensions) = (self.groups, self.dimensions);
+    pub fn coordinates(&self, payload: &[u8], frames: usize, out: &mut Vec<f32>) -> Result<(), String> {
+        let (groups, dimensions, rank) = (self.groups, self.dimensions, self.rotation.rank());
         if payload.len() != frames * groups {
             return Err(format!("expected {} bytes, found {}", frames * groups, payload.len()));
         }
-        let mut out = vec![0f32; frames * self.rotation.rank()];
-        for (codes, out) in payload.chunks_exact(groups).zip(out.chunks_exact_mut(self.rotation.rank())) {
-            for (group, &code) in codes.iter().enumerate() {
-                let from = (group * CENTROIDS + usize::from(code)) * dimensions;
-                for (dimension, value) in self.centroids[from..from + dimensions].iter().enumerate() {
-                    out[dimension * groups + group] = *value;
+        out.resize(frames * rank, 0.0);
+        for (codes, out) in payload.chunks_exact(groups).zip(out.chunks_exact_mut(rank)) {
+            look_up(self.instructions, codes, &self.centroids, dimensions, out);
+        }
+        Ok(())
+    }
+}
+
+/// The centroids that a frame's codes name, dealt out to the frame's components; `centroids` is [groups, 256, dimensions].
+fn look_up(instructions: Instructions, codes: &[u8], centroids: &[f32], dimensions: usize, out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    let done = match instructions {
+        Instructions::Plain => 0,
+        // SAFETY: the instructions were detected.
+        _ => unsafe { eights(codes, centroids, dimensions, out) },
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let (done, _) = (0, instructions);
+    for (group, &code) in codes.iter().enumerate().skip(done) {
+        let from = (group * CENTROIDS + usize::from(code)) * dimensions;
+        for (dimension, value) in centroids[from..from + dimensions].iter().enumerate() {
+            out[dimension * codes.len() + group] = *value;
+        }
+    }
+}
+
+/// [`look_up`] of eight groups by eight dimensions at a time, turned in registers; how many groups that were.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn eights(codes: &[u8], centroids: &[f32], dimensions: usize, out: &mut [f32]) -> usize {
+    use std::arch::x86_64::*;
+    if !dimensions.is_multiple_of(8) {
+        return 0;
+    }
+    let groups = codes.len();
+    for (block, codes) in codes.as_chunks::<8>().0.iter().enumerate() {
+        for first in (0..dimensions).step_by(8) {
+            let rows: [__m256; 8] = std::array::from_fn(|row| {
+                let centroid = (8 * block + row) * CENTROIDS + usize::from(codes[row]);
+                let from = &centroids[centroid * dimensions + first..][..8];
+                // SAFETY: eight values.
+                unsafe { _mm256_loadu_ps(from.as_ptr()) }
+            });
+            // Pairs, then fours, then halves: [group, dimension] becomes [dimension, group].
+            let pair = |a: usize| {
+                (_mm256_unpacklo_ps(rows[a], rows[a + 1]), _mm256_unpackhi_ps(rows[a], rows[a + 1]))
+            };
+            let four = |a: usize| {
+                let ((low, high), (next_low, next_high)) = (pair(a), pair(a + 2));
+                [
+                    _mm256_shuffle_ps::<0x44>(low, next_low),
+                    _mm256_shuffle_ps::<0xEE>(low, next_low),
+                    _mm256_shuffle_ps::<0x44>(high, next_high),
+                    _mm256_shuffle_ps::<0xEE>(high, next_high),
+                ]
+            };
+            let (front, back) = (four(0), four(4));
+            for dimension in 0..4 {
+                let halves = [
+                    _mm256_permute2f128_ps::<0x20>(front[dimension], back[dimension]),
+                    _mm256_permute2f128_ps::<0x31>(front[dimension], back[dimension]),
+                ];
+                for (half, values) in halves.into_iter().enumerate() {
+                    let to = &mut out[(first + 4 * half + dimension) * groups + 8 * block..][..8];
+                    // SAFETY: eight values.
+                    unsafe { _mm256_storeu_ps(to.as_mut_ptr(), values) };
                 }
             }
         }
-        Ok(out)
     }
+    groups / 8 * 8
 }
 
 /// The coordinates of one group, [frames, dimensions]: every `groups`-th from `group` on.
@@ -191,12 +254,13 @@ mod tests {
             let codec = Pq::learn(&sample, width, groups).unwrap();
             let payload = codec.encode(&unseen);
             assert_eq!(payload.len(), 301 * groups);
-            let coordinates = codec.coordinates(&payload, 301).unwrap();
+            let mut coordinates = Vec::new();
+            codec.coordinates(&payload, 301, &mut coordinates).unwrap();
             let hidden = codec.rotation().hidden(&coordinates);
             let square = |v: f32| f64::from(v) * f64::from(v);
             let off: f64 = hidden.iter().zip(&unseen).map(|(a, b)| square(a - b)).sum();
             errors.push((off / unseen.iter().map(|&v| square(v)).sum::<f64>()).sqrt());
-            assert!(codec.coordinates(&payload, 300).is_err());
+            assert!(codec.coordinates(&payload, 300, &mut Vec::new()).is_err());
             // What a code says is the nearest there is.
             assert_eq!(codec.encode(&codec.rotation().hidden(&[])), Vec::<u8>::new());
             let again = Pq::learn(&sample, width, groups).unwrap();
@@ -204,5 +268,25 @@ mod tests {
         }
         assert!(errors[0] < 0.4 && errors[1] < errors[0], "{errors:?}");
         assert!(Pq::learn(&sample, width, 64).is_err());
+    }
+    #[test]
+    fn every_processor_looks_up_the_same() {
+        let mut random = Random::new(3, "codes", &[]);
+        for (groups, dimensions) in [(8, 16), (64, 8), (12, 8), (5, 24), (128, 4), (3, 1)] {
+            let centroids: Vec<f32> = (0..groups * CENTROIDS * dimensions).map(|n| n as f32).collect();
+            let codes: Vec<u8> = (0..groups).map(|_| random.below(256) as u8).collect();
+            let with = |set| {
+                let mut out = vec![-1f32; groups * dimensions];
+                look_up(set, &codes, &centroids, dimensions, &mut out);
+                out
+            };
+            let plain = with(Instructions::Plain);
+            let (group, dimension) = (groups - 1, dimensions - 1);
+            let expected = (group * CENTROIDS + usize::from(codes[group])) * dimensions + dimension;
+            assert_eq!(plain[dimension * groups + group], expected as f32);
+            for set in Instructions::all() {
+                assert_eq!(with(set), plain, "{set:?} {groups} {dimensions}");
+            }
+        }
     }
 }

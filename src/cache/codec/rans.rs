@@ -1,21 +1,25 @@
-//! Entropy coder: range asymmetric numeral systems (Duda, 2013) over small integers, eight states in turn.
+//! Entropy coder: range asymmetric numeral systems (Duda, 2013) over small integers, 32 states in turn (Giesen, 2014).
 //!
 //! A value of frequency f out of [`TOTAL`] costs log2(TOTAL / f) bits. Every value belongs to a class with a table of its
 //! own. The states of neighbouring values do not depend on each other, so that a processor works on all of them at once;
 //! they share one stream of 16-bit words, in the order in which the decoder asks for them. A value that its class
-//! has no frequency for is escaped: it stands, as 16 bits, in a stream beside.
+//! has no frequency for is escaped: it stands, as 16 bits, in a stream beside. [`super::rans_decoder`] reads it.
+
+use super::rans_decoder::Decoder;
 
 /// Frequencies of a class sum to this.
 pub const TOTAL: u32 = 1 << BITS;
-const BITS: u32 = 11;
+pub(super) const BITS: u32 = 11;
 /// Values beyond are always escaped.
 pub const LARGEST: i16 = 120;
-/// States in turn.
-const STATES: usize = 8;
+/// States in turn of what is written today: two vectors of 16.
+pub const STATES: usize = 32;
+/// States in turn of what was written first.
+pub const FEW_STATES: usize = 8;
 /// States lie in [LOW, 2^32).
-const LOW: u32 = 1 << 16;
+pub(super) const LOW: u32 = 1 << 16;
 /// In a slot, in place of a value: it stands beside.
-const ESCAPE: i8 = i8::MIN;
+pub(super) const ESCAPE: i8 = i8::MIN;
 
 /// The frequencies of all classes and the tables that follow from them.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,11 +30,14 @@ pub struct Tables {
     starts: Vec<Vec<u16>>,
     /// TOTAL slots a class: value (bits 24 to 31), place within the value's slots (12 to 23), frequency (0 to 11).
     slots: Vec<u32>,
+    /// States in turn.
+    states: usize,
 }
 
 /// Values on their way into a payload.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Encoder {
+    states: usize,
     /// Frequency and start of every value, in order.
     symbols: Vec<(u16, u16)>,
     escaped: Vec<u8>,
@@ -51,11 +58,15 @@ fn value_of(symbol: usize) -> i8 {
 impl Tables {
     /// Tables of classes that hold values as often as `counts` says: of every class escape, 0, -1, 1, -2, 2 ..
     pub fn from_counts(counts: &[Vec<u64>]) -> Option<Self> {
-        Self::new(counts.iter().map(|counts| normalise(counts)).collect())
+        Self::new(counts.iter().map(|counts| normalise(counts)).collect(), STATES)
     }
 
-    /// Tables of frequencies that sum to [`TOTAL`] in every class; `None` when they do not, or a class is too wide.
-    pub fn new(frequencies: Vec<Vec<u16>>) -> Option<Self> {
+    /// Tables of frequencies that sum to [`TOTAL`] in every class, for [`STATES`] or [`FEW_STATES`]; `None` when they do
+    /// not, a class is too wide, or it is another number of states.
+    pub fn new(frequencies: Vec<Vec<u16>>, states: usize) -> Option<Self> {
+        if ![STATES, FEW_STATES].contains(&states) {
+            return None;
+        }
         let mut slots = Vec::with_capacity(frequencies.len() * TOTAL as usize);
         let mut starts = Vec::with_capacity(frequencies.len());
         for frequencies in &frequencies {
@@ -78,12 +89,21 @@ impl Tables {
             }
             starts.push(own);
         }
-        Some(Self { frequencies, starts, slots })
+        Some(Self { frequencies, starts, slots, states })
     }
 
     /// Of every class: escape, 0, -1, 1 ..
     pub fn frequencies(&self) -> &[Vec<u16>] {
         &self.frequencies
+    }
+
+    /// States in turn.
+    pub fn states(&self) -> usize {
+        self.states
+    }
+
+    pub(super) fn slots(&self) -> &[u32] {
+        &self.slots
     }
 
     /// Bits that a value of a class costs.
@@ -94,6 +114,11 @@ impl Tables {
             Some(&frequency) => cost(frequency),
             None => cost(frequencies.first().copied().unwrap_or(1)) + 16.0,
         }
+    }
+
+    /// Starts a payload.
+    pub fn encoder(&self) -> Encoder {
+        Encoder { states: self.states, symbols: Vec::new(), escaped: Vec::new() }
     }
 
     /// Adds a value of a class, an existing one.
@@ -113,19 +138,7 @@ impl Tables {
     /// # Errors
     /// When the parts of the payload cannot be of its length.
     pub fn decoder<'a>(&'a self, payload: &'a [u8]) -> Result<Decoder<'a>, String> {
-        let short =
-            || format!("expected the {} bytes of {STATES} states, found {}", 4 * STATES + 4, payload.len());
-        let (words, rest) = payload.split_first_chunk::<4>().ok_or_else(short)?;
-        let (states, rest) = rest.split_at_checked(4 * STATES).ok_or_else(short)?;
-        let words = u32::from_le_bytes(*words) as usize;
-        let (words, escaped) = rest
-            .split_at_checked(2 * words)
-            .ok_or_else(|| format!("expected {words} words, found {} bytes", rest.len()))?;
-        let mut all = [0u32; STATES];
-        for (state, bytes) in all.iter_mut().zip(states.chunks_exact(4)) {
-            *state = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-        }
-        Ok(Decoder { tables: self, states: all, turn: 0, words, at: 0, escaped, overrun: false })
+        Decoder::new(self, payload)
     }
 }
 
@@ -147,11 +160,11 @@ fn normalise(counts: &[u64]) -> Vec<u16> {
 impl Encoder {
     /// The payload: number of words, states, words, escaped values.
     pub fn finish(self) -> Vec<u8> {
-        let mut states = [LOW; STATES];
+        let mut states = vec![LOW; self.states];
         let mut words: Vec<u16> = Vec::with_capacity(self.symbols.len() / 4);
         // Last in, first out: what the decoder reads first is written last.
         for (index, &(frequency, start)) in self.symbols.iter().enumerate().rev() {
-            let state = &mut states[index % STATES];
+            let state = &mut states[index % self.states];
             let (frequency, start) = (u32::from(frequency), u32::from(start));
             if *state >= frequency << (32 - BITS) {
                 words.push((*state & 0xFFFF) as u16);
@@ -159,7 +172,7 @@ impl Encoder {
             }
             *state = ((*state / frequency) << BITS) + *state % frequency + start;
         }
-        let mut payload = Vec::with_capacity(4 + 4 * STATES + 2 * words.len() + self.escaped.len());
+        let mut payload = Vec::with_capacity(4 + 4 * states.len() + 2 * words.len() + self.escaped.len());
         payload.extend(u32::try_from(words.len()).unwrap_or(u32::MAX).to_le_bytes());
         payload.extend(states.iter().flat_map(|state| state.to_le_bytes()));
         payload.extend(words.iter().rev().flat_map(|word| word.to_le_bytes()));
@@ -168,84 +181,17 @@ impl Encoder {
     }
 }
 
-/// Values on their way out of a payload.
-#[derive(Debug)]
-pub struct Decoder<'a> {
-    tables: &'a Tables,
-    states: [u32; STATES],
-    /// State of the next value.
-    turn: usize,
-    words: &'a [u8],
-    /// Next word, in bytes.
-    at: usize,
-    escaped: &'a [u8],
-    /// Whether more was asked for than there is.
-    overrun: bool,
-}
-
-impl Decoder<'_> {
-    /// The next `classes.len()` values, of these classes, of which there are tables; `out` is as long.
-    pub fn values(&mut self, classes: &[u8], out: &mut [i16]) {
-        let slots = self.tables.slots.as_slice();
-        let mut turn = self.turn;
-        for (out, &class) in out.iter_mut().zip(classes) {
-            let state = &mut self.states[turn % STATES];
-            turn += 1;
-            let slot = slots[usize::from(class) * TOTAL as usize + (*state & (TOTAL - 1)) as usize];
-            let mut next = (slot & 0xFFF) * (*state >> BITS) + (slot >> 12 & 0xFFF);
-            if next < LOW {
-                let word = match self.words.get(self.at..self.at + 2) {
-                    Some(bytes) => u16::from_le_bytes([bytes[0], bytes[1]]),
-                    None => {
-                        self.overrun = true;
-                        0
-                    }
-                };
-                self.at += 2;
-                next = next << 16 | u32::from(word);
-            }
-            *state = next;
-            let value = (slot >> 24) as u8 as i8;
-            *out = i16::from(value);
-            if value == ESCAPE {
-                match self.escaped.split_first_chunk::<2>() {
-                    Some((bytes, rest)) => {
-                        *out = i16::from_le_bytes(*bytes);
-                        self.escaped = rest;
-                    }
-                    None => self.overrun = true,
-                }
-            }
-        }
-        self.turn = turn;
-    }
-
-    /// Whether exactly what was written has been read.
-    ///
-    /// # Errors
-    /// When something is missing or left over.
-    pub fn finish(self) -> Result<(), String> {
-        if self.overrun || self.at != self.words.len() || !self.escaped.is_empty() {
-            return Err("the coded values end early, or late".to_owned());
-        }
-        if self.states != [LOW; STATES] {
-            return Err("the coded values do not end as they began".to_owned());
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::random::Random;
 
-    fn tables() -> Tables {
+    pub fn tables() -> Tables {
         let wide: Vec<u64> = (0..60).map(|s| 10_000 / (1 + s * s)).collect();
         Tables::from_counts(&[vec![0, 1_000_000, 3, 2], wide, vec![1, 1]]).unwrap()
     }
 
-    fn made_up(count: usize) -> (Vec<u8>, Vec<i16>) {
+    pub fn made_up(count: usize) -> (Vec<u8>, Vec<i16>) {
         let mut random = Random::new(3, "rans", &[]);
         let pairs = (0..count).map(|_| {
             let class = random.below(3) as u8;
@@ -259,9 +205,12 @@ mod tests {
     #[test]
     fn every_value_comes_back_whatever_the_number() {
         let tables = tables();
-        for count in [0, 1, 7, 8, 9, 1000, 40_000] {
+        let few = Tables::new(tables.frequencies().to_vec(), FEW_STATES).unwrap();
+        for (tables, count) in
+            [0, 1, 7, 8, 9, 33, 1000, 40_000].into_iter().flat_map(|n| [(&tables, n), (&few, n)])
+        {
             let (classes, values) = made_up(count);
-            let mut encoder = Encoder::default();
+            let mut encoder = tables.encoder();
             classes.iter().zip(&values).for_each(|(&class, &value)| tables.put(&mut encoder, class, value));
             let payload = encoder.finish();
             let mut out = vec![0; count];
@@ -273,8 +222,12 @@ mod tests {
             assert_eq!(out, values);
             // Within a few words of what the frequencies say.
             let bits: f64 = classes.iter().zip(&values).map(|(&c, &v)| tables.bits(usize::from(c), v)).sum();
-            let ideal = bits / 8.0 + 36.0;
-            assert!((payload.len() as f64 - ideal).abs() < 20.0 + ideal / 500.0, "{} {ideal}", payload.len());
+            let ideal = bits / 8.0 + 4.0 + 4.0 * tables.states() as f64;
+            assert!(
+                (payload.len() as f64 - ideal).abs() < 2.5 * tables.states() as f64 + ideal / 500.0,
+                "{} {ideal}",
+                payload.len()
+            );
         }
     }
 
@@ -286,16 +239,18 @@ mod tests {
             assert!(found.iter().all(|&f| f > 0));
         }
         assert!(normalise(&[1, 3, 1])[1] > 1200);
-        assert!(Tables::new(vec![vec![1; 100]]).is_none(), "too few");
-        assert!(Tables::new(vec![vec![2000, 48, 1]]).is_none(), "too many");
-        assert!(Tables::new(vec![vec![0, 2048]]).is_none(), "no escape");
+        let new = |frequencies| Tables::new(vec![frequencies], STATES);
+        assert!(new(vec![1; 100]).is_none(), "too few");
+        assert!(new(vec![2000, 48, 1]).is_none(), "too many");
+        assert!(new(vec![0, 2048]).is_none(), "no escape");
+        assert!(new(vec![2, 2046]).is_some() && Tables::new(vec![vec![2, 2046]], 16).is_none());
     }
 
     #[test]
     fn damage_is_noticed_or_gives_other_values_but_never_panics() {
         let tables = tables();
         let (classes, values) = made_up(500);
-        let mut encoder = Encoder::default();
+        let mut encoder = tables.encoder();
         classes.iter().zip(&values).for_each(|(&class, &value)| tables.put(&mut encoder, class, value));
         let good = encoder.finish();
         let read = |payload: &[u8], count: usize| -> Result<Vec<i16>, String> {

@@ -1,0 +1,67 @@
+//! Which instructions of this processor the decoders use.
+
+/// A set of instructions that decoders are written for. All give the same bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Instructions {
+    /// 512 bits, with expansion of bytes (VBMI2).
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// 256 bits, with conversion of halves (F16C).
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// Whatever the compiler makes of it.
+    Plain,
+}
+
+impl Instructions {
+    /// The best of this processor.
+    pub(super) fn detect() -> Self {
+        Self::all().next().unwrap_or(Self::Plain)
+    }
+
+    /// Every set that this processor has, best first.
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        #[cfg(target_arch = "x86_64")]
+        let wide = [(Self::Avx512, has_avx512()), (Self::Avx2, has_avx2())];
+        #[cfg(not(target_arch = "x86_64"))]
+        let wide: [(Self, bool); 0] = [];
+        wide.into_iter().filter_map(|(set, there)| there.then_some(set)).chain([Self::Plain])
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512vbmi")
+        && is_x86_feature_detected!("avx512vbmi2")
+        && has_avx2()
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("f16c")
+        && is_x86_feature_detected!("bmi2")
+        && is_x86_feature_detected!("popcnt")
+}
+
+/// For every mask of eight places, which of the values that follow each other belongs to each; 0x80 where none does.
+#[cfg(target_arch = "x86_64")]
+pub(super) const PLACES: [[u8; 8]; 256] = {
+    let mut all = [[0x80; 8]; 256];
+    let mut mask = 0;
+    while mask < 256 {
+        let (mut bit, mut next) = (0, 0);
+        while bit < 8 {
+            if mask >> bit & 1 == 1 {
+                all[mask][bit] = next;
+                next += 1;
+            }
+            bit += 1;
+        }
+        mask += 1;
+    }
+    all
+};
