@@ -26,6 +26,8 @@ enum Request {
     Dump { index: usize, path: PathBuf },
     /// How long opening a cache takes, and what memory it keeps.
     Index { cache: PathBuf },
+    /// Reads every utterance of a cache once, shuffled: the most memory that it took.
+    Walk { cache: PathBuf },
     /// Writes a cache, or a corpus, of `times` copies.
     Repeat { from: PathBuf, times: usize, out: PathBuf },
     /// Writes a cache of so many short utterances.
@@ -178,6 +180,19 @@ fn main() {
                 let found = names.iter().filter(|name| cache.find(name).is_some()).count();
                 let find = started.elapsed().as_secs_f64() / found.max(1) as f64;
                 json!({ "utterances": found, "seconds": opened.0, "rss_anon_kib": opened.1, "find_ns": 1e9 * find })
+            }
+            (Request::Walk { cache }, _) => {
+                let cache = Cache::open(&cache).expect("a cache");
+                let mut order: Vec<usize> = (0..cache.entries().len()).collect();
+                Random::new(1, "reading order", &[]).shuffle(&mut order);
+                let (mut out, mut anon, mut file) = (Vec::new(), 0, 0);
+                for (turn, &index) in order.iter().enumerate() {
+                    cache.coordinates(HiddenLayer::Last, index, &mut out).expect("an utterance");
+                    if turn % 16 == 0 {
+                        (anon, file) = (anon.max(memory("RssAnon")), file.max(memory("RssFile")));
+                    }
+                }
+                json!({ "utterances": order.len(), "rss_anon_kib": anon, "rss_file_kib": file })
             }
             (Request::Repeat { from, times, out }, _) => {
                 if from.join("corpus.toml").exists() {
