@@ -259,7 +259,7 @@ class Process:
 
 
 class Ours:
-    """Our program on one cache; `what` is decode, raw or zstd."""
+    """Our program on one cache; `what` is decode, coordinates, raw or zstd."""
 
     def __init__(self, name, process, what):
         self.name, self.process, self.what = name, process, what
@@ -350,6 +350,8 @@ def main():
             learned = read_codecs.safetensors(path / "codec.safetensors") if ":" in name else None
             readers = [Ours(f"ours, {name}", program, "decode"), Ours(f"ours, {name}, checked payload", program, "raw"),
                        Ours(f"zstd library, {name}", program, "zstd")]
+            if learned:
+                readers.insert(1, Ours(f"ours, {name}, coordinates", program, "coordinates"))
             peers = [Peer(f"pyarrow, {name}, row groups", "ArrowGroups", path, arguments.limit),
                      Peer(f"pyarrow, {name}, random rows", "Arrow", path, arguments.limit)]
             for index in picks:

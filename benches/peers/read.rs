@@ -22,7 +22,7 @@ use tutornet::random::Random;
 enum Request {
     /// Opens a cache, of which the first `limit` utterances are read.
     Open { cache: PathBuf, limit: usize },
-    /// Writes what `decode` gives of an utterance, f32.
+    /// Writes what `coordinates` gives of an utterance, f32.
     Dump { index: usize, path: PathBuf },
     /// How long opening a cache takes, and what memory it keeps.
     Index { cache: PathBuf },
@@ -39,8 +39,10 @@ enum Request {
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum What {
-    /// What stage two reads: hidden states, or their coordinates.
+    /// What stage two reads: hidden states.
     Decode,
+    /// What a learned codec stores, before it is turned back into channels.
+    Coordinates,
     /// The checked payload.
     Raw,
     /// The same pages through the zstd library and nothing else, from memory: the bound.
@@ -99,7 +101,10 @@ fn read(open: &Open, what: What, seconds: f64, seed: u64) -> (f64, u64, u64) {
     let (begun, started) = (cpu(), Instant::now());
     for &index in order.iter().cycle() {
         match what {
-            What::Decode => open.cache.coordinates(HiddenLayer::Last, index, &mut out).expect("an utterance"),
+            What::Decode => open.cache.hidden(HiddenLayer::Last, index, &mut out).expect("an utterance"),
+            What::Coordinates => {
+                open.cache.coordinates(HiddenLayer::Last, index, &mut out).expect("an utterance")
+            }
             What::Raw => drop(std::hint::black_box(open.cache.raw(HIDDEN, index).expect("an utterance"))),
             What::Zstd => {
                 let (page, size) = &open.pages[index];

@@ -5,14 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::pipeline::LayerPair;
 use crate::cache::Cache;
-<<<<<<< HEAD
-use crate::cache::identity::Teacher;
-=======
-use crate::cache::codec::Codec;
-use crate::cache::codec::rotation::Rotation;
 use crate::cache::column::Column;
-use crate::cache::identity::{Identity, Teacher};
->>>>>>> d04ae84 (Decoders for AVX-512 and AVX2; klt in 32 states; reads are announced a batch ahead; make bench-read and bench-memory)
+use crate::cache::identity::Teacher;
 use crate::corpus::Utterance;
 use crate::distill::weights;
 use crate::error::{Error, Result};
