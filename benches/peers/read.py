@@ -212,30 +212,25 @@ def write_formats(cache, limit, out):
                 return
             yield index, name, hidden.astype("<f2")
 
-    def examples():
-        with open(out / "raw.f16", "wb") as raw, open(out / "lilcom.jsonl", "w") as arrays, \
-                LilcomFilesWriter(out / "lilcom") as lilcom, pq.ParquetWriter(out / "list.parquet", schema) as table:
-            for index, name, hidden in take():
-                nonlocal width
-                width = hidden.shape[1]
-                frames.append(len(hidden))
-                hidden.tofile(raw)
-                save_file({"hidden": hidden}, out / "safetensors" / f"{index}.safetensors")
-                key = lilcom.write(f"u{index}", hidden.astype("f4"))
-                array = Array(storage_type=lilcom.name, storage_path=str(lilcom.storage_path), storage_key=key,
-                              shape=list(hidden.shape))
-                arrays.write(json.dumps(array.to_dict()) + "\n")
-                rows["utterance"].append(name)
-                rows["hidden"].append(hidden.ravel())
-                if len(frames) % 64 == 0:
-                    table.write_table(pa.table(rows, schema))
-                    rows["utterance"].clear(), rows["hidden"].clear()
-                yield {"hidden": hidden.ravel()}
-            if rows["hidden"]:
+    with open(out / "raw.f16", "wb") as raw, open(out / "lilcom.jsonl", "w") as arrays, \
+            LilcomFilesWriter(out / "lilcom") as lilcom, pq.ParquetWriter(out / "list.parquet", schema) as table:
+        for index, name, hidden in take():
+            width = hidden.shape[1]
+            frames.append(len(hidden))
+            hidden.tofile(raw)
+            save_file({"hidden": hidden}, out / "safetensors" / f"{index}.safetensors")
+            key = lilcom.write(f"u{index}", hidden.astype("f4"))
+            array = Array(storage_type=lilcom.name, storage_path=str(lilcom.storage_path), storage_key=key,
+                          shape=list(hidden.shape))
+            arrays.write(json.dumps(array.to_dict()) + "\n")
+            rows["utterance"].append(name)
+            rows["hidden"].append(hidden.ravel())
+            if len(frames) % 64 == 0:
                 table.write_table(pa.table(rows, schema))
-
-    features = datasets.Features({"hidden": datasets.Sequence(datasets.Value("float16"))})
-    data = datasets.Dataset.from_generator(examples, features=features, cache_dir=str(out / "made"), writer_batch_size=64)
+                rows["utterance"].clear(), rows["hidden"].clear()
+        if rows["hidden"]:
+            table.write_table(pa.table(rows, schema))
+    data = datasets.Dataset.from_parquet(str(out / "list.parquet"), cache_dir=str(out / "made"))
     data.save_to_disk(str(out / "datasets"))
     (out / "index.json").write_text(json.dumps({"frames": frames, "width": width}))
 
@@ -264,7 +259,7 @@ class Process:
 
 
 class Ours:
-    """Our program on one cache; `what` is decode, raw or zstd."""
+    """Our program on one cache; `what` is decode, coordinates, raw or zstd."""
 
     def __init__(self, name, process, what):
         self.name, self.process, self.what = name, process, what
@@ -355,6 +350,8 @@ def main():
             learned = read_codecs.safetensors(path / "codec.safetensors") if ":" in name else None
             readers = [Ours(f"ours, {name}", program, "decode"), Ours(f"ours, {name}, checked payload", program, "raw"),
                        Ours(f"zstd library, {name}", program, "zstd")]
+            if learned:
+                readers.insert(1, Ours(f"ours, {name}, coordinates", program, "coordinates"))
             peers = [Peer(f"pyarrow, {name}, row groups", "ArrowGroups", path, arguments.limit),
                      Peer(f"pyarrow, {name}, random rows", "Arrow", path, arguments.limit)]
             for index in picks:

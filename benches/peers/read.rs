@@ -22,10 +22,12 @@ use tutornet::random::Random;
 enum Request {
     /// Opens a cache, of which the first `limit` utterances are read.
     Open { cache: PathBuf, limit: usize },
-    /// Writes what `decode` gives of an utterance, f32.
+    /// Writes what `coordinates` gives of an utterance, f32.
     Dump { index: usize, path: PathBuf },
     /// How long opening a cache takes, and what memory it keeps.
     Index { cache: PathBuf },
+    /// Reads every utterance of a cache once, shuffled: the most memory that it took.
+    Walk { cache: PathBuf },
     /// Writes a cache, or a corpus, of `times` copies.
     Repeat { from: PathBuf, times: usize, out: PathBuf },
     /// Writes a cache of so many short utterances.
@@ -37,8 +39,10 @@ enum Request {
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum What {
-    /// What stage two reads: hidden states, or their coordinates.
+    /// What stage two reads: hidden states.
     Decode,
+    /// What a learned codec stores, before it is turned back into channels.
+    Coordinates,
     /// The checked payload.
     Raw,
     /// The same pages through the zstd library and nothing else, from memory: the bound.
@@ -97,7 +101,10 @@ fn read(open: &Open, what: What, seconds: f64, seed: u64) -> (f64, u64, u64) {
     let (begun, started) = (cpu(), Instant::now());
     for &index in order.iter().cycle() {
         match what {
-            What::Decode => open.cache.coordinates(HiddenLayer::Last, index, &mut out).expect("an utterance"),
+            What::Decode => open.cache.hidden(HiddenLayer::Last, index, &mut out).expect("an utterance"),
+            What::Coordinates => {
+                open.cache.coordinates(HiddenLayer::Last, index, &mut out).expect("an utterance")
+            }
             What::Raw => drop(std::hint::black_box(open.cache.raw(HIDDEN, index).expect("an utterance"))),
             What::Zstd => {
                 let (page, size) = &open.pages[index];
@@ -178,6 +185,19 @@ fn main() {
                 let found = names.iter().filter(|name| cache.find(name).is_some()).count();
                 let find = started.elapsed().as_secs_f64() / found.max(1) as f64;
                 json!({ "utterances": found, "seconds": opened.0, "rss_anon_kib": opened.1, "find_ns": 1e9 * find })
+            }
+            (Request::Walk { cache }, _) => {
+                let cache = Cache::open(&cache).expect("a cache");
+                let mut order: Vec<usize> = (0..cache.entries().len()).collect();
+                Random::new(1, "reading order", &[]).shuffle(&mut order);
+                let (mut out, mut anon, mut file) = (Vec::new(), 0, 0);
+                for (turn, &index) in order.iter().enumerate() {
+                    cache.coordinates(HiddenLayer::Last, index, &mut out).expect("an utterance");
+                    if turn % 16 == 0 {
+                        (anon, file) = (anon.max(memory("RssAnon")), file.max(memory("RssFile")));
+                    }
+                }
+                json!({ "utterances": order.len(), "rss_anon_kib": anon, "rss_file_kib": file })
             }
             (Request::Repeat { from, times, out }, _) => {
                 if from.join("corpus.toml").exists() {

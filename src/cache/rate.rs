@@ -112,7 +112,7 @@ fn measure(name: CodecName, known: &[Vec<f32>], unseen: &[Vec<f32>], width: usiz
     while rounds == 0 || started.elapsed() < AT_LEAST {
         for ((values, payload), compressed) in unseen.iter().zip(&payloads).zip(&compressed) {
             let payload = zstd::bulk::decompress(compressed, payload.len()).map_err(failed)?;
-            codec.coordinates(&payload, frames_of(values), width, &mut out).map_err(wrong)?;
+            codec.decode(&payload, frames_of(values), width, &mut out).map_err(wrong)?;
         }
         rounds += 1;
     }

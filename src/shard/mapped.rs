@@ -21,8 +21,8 @@ const RESIDENT: usize = 512 << 20;
 /// The system maps neighbours with a page that is touched, as far as the next multiple of this.
 const AROUND: usize = 64 << 10;
 
-/// How many maps share [`RESIDENT`].
-static MAPS: AtomicUsize = AtomicUsize::new(0);
+/// Length of all maps that share [`RESIDENT`].
+static ALL: AtomicUsize = AtomicUsize::new(0);
 
 /// A whole file, mapped for reading. Clones share the map.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        MAPS.fetch_sub(1, Ordering::Relaxed);
+        ALL.fetch_sub(self.map.len(), Ordering::Relaxed);
     }
 }
 
@@ -52,7 +52,7 @@ impl Mapped {
         // SAFETY: shards are complete files that this program replaces by rename, never in place;
         // a foreign program that truncates one while it is mapped raises SIGBUS, as for any map.
         let map = unsafe { Mmap::map(file) }?;
-        MAPS.fetch_add(1, Ordering::Relaxed);
+        ALL.fetch_add(map.len(), Ordering::Relaxed);
         Ok(Self(Arc::new(Inner { map, touched: AtomicUsize::new(0) })))
     }
 
@@ -75,11 +75,16 @@ impl Mapped {
         let _ = span;
     }
 
-    /// These bytes were read. Gives the map's pages back when they are more than its share.
+    /// These bytes were read. Gives the map's pages back when they are more than its share by length; maps that are small
+    /// enough together give nothing back.
     pub(super) fn was_read(&self, span: &Range<usize>) {
+        let all = ALL.load(Ordering::Relaxed);
+        if all <= RESIDENT {
+            return;
+        }
         let mapped = span.end.next_multiple_of(AROUND) - span.start / AROUND * AROUND;
         let touched = self.0.touched.fetch_add(mapped, Ordering::Relaxed) + mapped;
-        if touched > RESIDENT / MAPS.load(Ordering::Relaxed).max(1) {
+        if touched as u128 * all as u128 > RESIDENT as u128 * self.0.map.len() as u128 {
             self.0.touched.store(0, Ordering::Relaxed);
             self.give_back();
         }

@@ -370,7 +370,7 @@ mod tests {
             writer.write(&RecordBatch::try_new(schema.clone(), vec![column]).unwrap()).unwrap();
         }
         assert!(writer.finish().unwrap().bytes > 20_000_000);
-        // As many maps as a large cache has shards: each may keep half a MiB, and other tests' maps make it less.
+        // As long together as a large cache, 20 GB: each may keep half a MiB, and other tests' maps make it less.
         let shards: Vec<Shard> = (0..1024).map(|_| Shard::open(&path).unwrap()).collect();
         let mut most = 0;
         for row in 0..100 {
