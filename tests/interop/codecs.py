@@ -27,9 +27,9 @@ def relative(found, exact):
     return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
 
 
-for codec in ("u8", "klt", "pq"):
+for codec in ("u8", "klt-8-states", "klt", "pq"):
     golden(codec)
-print("golden caches of u8, klt and pq: read")
+print("golden caches of u8, klt (in both forms) and pq: read")
 with tempfile.TemporaryDirectory() as scratch:
     scratch = Path(scratch)
     corpus, model = teacher(scratch)

@@ -5,7 +5,7 @@
 //! what a codec may lose is known as well. When a codec's bytes change in a way that its reader does not misread, these stay; when
 //! it would, the format's version is raised and a directory of the new version comes beside this one.
 //!
-//! `cargo test --release --locked --test it write_the_golden_codecs -- --ignored` writes them again.
+//! `cargo test --release --locked --test it write_the_golden_codecs -- --ignored` writes those that are not there.
 
 use std::path::{Path, PathBuf};
 
@@ -19,8 +19,9 @@ use tutornet::labels::Labels;
 use tutornet::models::HiddenLayer;
 use tutornet::signal::Stop;
 
-/// Codec, its directory, and the largest relative error that it may have.
-const CODECS: [(&str, &str, f64); 3] = [("u8", "u8", 0.008), ("klt:0.1", "klt", 0.1), ("pq:8", "pq", 0.6)];
+/// Codec, its directory, and the largest relative error that it may have. `klt-8-states` is of the entropy coder's first form.
+const CODECS: [(&str, &str, f64); 4] =
+    [("u8", "u8", 0.008), ("klt:0.1", "klt-8-states", 0.1), ("klt:0.1", "klt", 0.1), ("pq:8", "pq", 0.6)];
 /// Output frames of the utterances, five in a shard: none, one, less than a block of klt, blocks and a rest.
 const FRAMES: [u32; 5] = [0, 1, 5, 21, 330];
 const LAYERS: [(HiddenLayer, usize); 2] = [(HiddenLayer::Last, 24), (HiddenLayer::Inner(1), 10)];
@@ -192,7 +193,9 @@ fn todays_affine_writer_writes_the_golden_bytes() {
 fn write_the_golden_codecs() {
     for (codec, name, _) in CODECS {
         let out = golden(name);
-        let _ = std::fs::remove_dir_all(&out);
+        if out.exists() {
+            continue;
+        }
         write(codec, &out);
         std::fs::remove_file(out.join(".lock")).unwrap();
         let bytes: Vec<u8> = values(&out).0.iter().flat_map(|v| v.to_le_bytes()).collect();
