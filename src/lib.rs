@@ -36,6 +36,7 @@ pub mod report;
 pub mod score;
 pub mod shard;
 pub mod signal;
+pub mod store;
 pub mod train;
 
 pub use error::{Error, Result};

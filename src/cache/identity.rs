@@ -140,7 +140,7 @@ impl Identity {
     /// program does not read.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join(IDENTITY);
-        if !path.exists() {
+        if !files::exists(&path)? {
             let detail = format!("expected a cache directory with a {IDENTITY} in it, found none");
             return Err(Error::format(dir, detail));
         }

@@ -91,7 +91,7 @@ impl Manifest {
     /// When the cache is not complete, or one of the two files is not the one that was written.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join(MANIFEST);
-        if !path.exists() {
+        if !files::exists(&path)? {
             return Err(Error::format(
                 dir,
                 format!(

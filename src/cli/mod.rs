@@ -27,6 +27,7 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 pub use log::log_to_stderr;
 
 use crate::signal::Stop;
+use crate::store;
 
 /// Knowledge distillation for speech recognisers: a teacher runs once, its cache trains any number of students.
 #[derive(Debug, Parser)]
@@ -91,7 +92,8 @@ pub struct Context {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     crate::memory::keep_freed_buffers();
     let context = Context { verbosity: arguments.verbosity(), stop: Stop::on_signals()? };
-    match arguments.command {
+    store::heed(&context.stop);
+    let outcome = match arguments.command {
         Command::Prep(args) => prep::run(args, &context),
         Command::Import(args) => import::run(args, &context),
         Command::Cache(args) => cache::run(args, &context),
@@ -103,7 +105,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Verify(args) => verify::run(args, &context),
         Command::Inspect(args) => inspect::run(args, &context),
         Command::Plan(args) => plan::run(args, &context),
+    };
+    if let Some(traffic) = store::traffic() {
+        tracing::info!("{traffic}");
     }
+    outcome
 }
 
 /// Prints a result on stdout, with a line end.

@@ -1,6 +1,6 @@
-//! Memory-maps one shard: small columns at once, payloads one utterance at a time.
+//! Reads one shard, mapped or in a bucket: small columns at once, payloads one utterance at a time.
 
-use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,43 +13,42 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
 use parquet::column::page::{Page, PageReader};
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::page_index::offset_index::PageLocation;
 use parquet::file::serialized_reader::SerializedPageReader;
 
 use super::writer::shard_error;
 use crate::error::{Error, Result};
+use crate::store::{self, Ahead, Source};
 
-/// An open shard. Cheap to clone; all clones share one memory map.
+/// An open shard. Cheap to clone; all clones share one source of bytes.
 #[derive(Debug, Clone)]
 pub struct Shard {
     path: Arc<PathBuf>,
-    bytes: Bytes,
+    source: Source,
     metadata: ArrowReaderMetadata,
     /// First row of every row group, and the number of rows at the end.
     first_rows: Arc<Vec<usize>>,
 }
 
 impl Shard {
-    /// Maps the file and reads its footer.
+    /// Maps the file, or finds the object, and reads its footer.
     ///
     /// # Errors
     /// When the file is missing, truncated, or no Parquet file with an offset index.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
-        // SAFETY: shards are complete files that this program replaces by rename, never in place;
-        // a foreign program that truncates one while it is mapped raises SIGBUS, as for any map.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))?;
-        let bytes = Bytes::from_owner(map);
-        let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Required);
-        let metadata = ArrowReaderMetadata::load(&bytes, options).map_err(|e| shard_error(path, &e))?;
-        check_extents(path, metadata.metadata(), bytes.len() as u64)?;
+        let source = store::open(path)?;
+        let metadata = footer(&source, path)?;
+        source.settle();
+        check_extents(path, metadata.metadata(), source.size())?;
         let mut first_rows = vec![0];
         for group in metadata.metadata().row_groups() {
             let rows = usize::try_from(group.num_rows())
                 .map_err(|_| Error::format(path, "a row group with a negative number of rows"))?;
             first_rows.push(first_rows[first_rows.len() - 1] + rows);
         }
-        Ok(Self { path: Arc::new(path.to_path_buf()), bytes, metadata, first_rows: Arc::new(first_rows) })
+        Ok(Self { path: Arc::new(path.to_path_buf()), source, metadata, first_rows: Arc::new(first_rows) })
     }
 
     /// Where the shard lies.
@@ -84,17 +83,21 @@ impl Shard {
     /// # Errors
     /// When a column is missing or its pages cannot be decoded.
     pub fn columns(&self, names: &[&str]) -> Result<RecordBatch> {
-        for name in names {
-            self.leaf(name)?;
-        }
+        let leaves = names.iter().map(|name| self.leaf(name)).collect::<Result<Vec<_>>>()?;
+        let chunks = self.parquet().row_groups().iter().flat_map(|group| {
+            leaves.iter().map(|&leaf| {
+                let (start, length) = group.column(leaf).byte_range();
+                start..start + length
+            })
+        });
+        let view = self.source.view(&chunks.collect::<Vec<_>>())?;
         let schema = self.parquet().file_metadata().schema_descr();
         let mask = ProjectionMask::columns(schema, names.iter().copied());
-        let reader =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(self.bytes.clone(), self.metadata.clone())
-                .with_projection(mask)
-                .with_batch_size(self.rows().max(1))
-                .build()
-                .map_err(|e| shard_error(self.path(), &e))?;
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(view, self.metadata.clone())
+            .with_projection(mask)
+            .with_batch_size(self.rows().max(1))
+            .build()
+            .map_err(|e| shard_error(self.path(), &e))?;
         let schema = arrow::record_batch::RecordBatchReader::schema(&reader);
         let batches: Vec<_> =
             reader.collect::<Result<_, _>>().map_err(|e| Error::format(self.path(), e.to_string()))?;
@@ -107,6 +110,25 @@ impl Shard {
         Ok(batch)
     }
 
+    /// Begins to fetch payloads of a shard in a bucket, all at once; of a mapped file nothing is done.
+    ///
+    /// # Errors
+    /// When a page cannot be found.
+    pub fn ahead(&self, payloads: impl Iterator<Item = (impl AsRef<str>, usize)>) -> Result<Ahead> {
+        if let Source::Mapped(_) = self.source {
+            return Ok(Ahead::default());
+        }
+        let range = |(column, row): (_, usize)| Ok(self.page(AsRef::as_ref(&column), row)?.range);
+        let ranges = payloads.map(range).collect::<Result<Vec<_>>>()?;
+        Ok(self.source.ahead(ranges.into_iter()))
+    }
+
+    /// Forgets a payload that turned out to be damaged; whether reading it once more may help, since it came from a
+    /// bucket or from the local copy of one.
+    pub fn forget(&self, column: &str, row: usize) -> bool {
+        self.page(column, row).is_ok_and(|page| self.source.forget(&page.range))
+    }
+
     /// The binary value of one row of a payload column; touches the pages of that value only.
     ///
     /// # Errors
@@ -114,30 +136,12 @@ impl Shard {
     pub fn payload(&self, column: &str, row: usize) -> Result<Bytes> {
         let bad =
             |detail: String| Error::format(self.path(), format!("column {column}, row {row}: {detail}"));
-        let leaf = self.leaf(column)?;
-        let group = self.first_rows.partition_point(|&first| first <= row).saturating_sub(1);
-        let row_groups = self.parquet().row_groups();
-        let chunk =
-            row_groups.get(group).ok_or_else(|| bad(format!("the shard has {} rows", self.rows())))?;
-        let chunk = chunk.column(leaf);
-        let index = self.parquet().page_index_for_row_group(group);
-        let pages = index.page_locations(leaf).ok_or_else(|| bad("no offset index".into()))?;
-        let rows = self.first_rows[group + 1] - self.first_rows[group];
-        if pages.len() != rows {
-            return Err(bad(format!("expected one page a row, found {} pages for {rows} rows", pages.len())));
-        }
-        let skipped = row - self.first_rows[group];
-        let page = &pages[skipped];
-        let end = page.offset.checked_add(i64::from(page.compressed_page_size));
-        let inside = page.offset >= 0
-            && page.compressed_page_size >= 0
-            && end.and_then(|e| u64::try_from(e).ok()).is_some_and(|e| e <= self.bytes.len() as u64);
-        if !inside {
-            return Err(bad("the offset index points outside the file".into()));
-        }
+        let Place { chunk, locations, skipped, range } = self.page(column, row)?;
+        // Fetched before Parquet reads, so that what goes wrong on the way is not taken for damage.
+        let view = self.source.view(std::slice::from_ref(&range))?;
         // The reader wants the locations of the whole chunk; skipping one touches no byte of it.
-        let reader = Arc::new(self.bytes.clone());
-        let mut reader = SerializedPageReader::new(reader, chunk, rows, Some(pages.clone()))
+        let rows = locations.len();
+        let mut reader = SerializedPageReader::new(Arc::new(view), chunk, rows, Some(locations))
             .map_err(|e| bad(e.to_string()))?;
         for _ in 0..skipped {
             reader.skip_next_page().map_err(|e| bad(e.to_string()))?;
@@ -155,6 +159,32 @@ impl Shard {
         }
     }
 
+    /// Where the page of one row of a payload column lies.
+    fn page(&self, column: &str, row: usize) -> Result<Place<'_>> {
+        let bad =
+            |detail: String| Error::format(self.path(), format!("column {column}, row {row}: {detail}"));
+        let leaf = self.leaf(column)?;
+        let group = self.first_rows.partition_point(|&first| first <= row).saturating_sub(1);
+        let row_groups = self.parquet().row_groups();
+        let chunk =
+            row_groups.get(group).ok_or_else(|| bad(format!("the shard has {} rows", self.rows())))?;
+        let chunk = chunk.column(leaf);
+        let index = self.parquet().page_index_for_row_group(group);
+        let pages = index.page_locations(leaf).ok_or_else(|| bad("no offset index".into()))?;
+        let rows = self.first_rows[group + 1] - self.first_rows[group];
+        if pages.len() != rows {
+            return Err(bad(format!("expected one page a row, found {} pages for {rows} rows", pages.len())));
+        }
+        let skipped = row - self.first_rows[group];
+        let location = &pages[skipped];
+        let start = u64::try_from(location.offset).ok();
+        let length = u64::try_from(location.compressed_page_size).ok();
+        let range = start.zip(length).and_then(|(start, length)| Some(start..start.checked_add(length)?));
+        let range = range.filter(|range| range.end <= self.source.size());
+        let range = range.ok_or_else(|| bad("the offset index points outside the file".into()))?;
+        Ok(Place { chunk, locations: pages.clone(), skipped, range })
+    }
+
     fn parquet(&self) -> &ParquetMetaData {
         self.metadata.metadata()
     }
@@ -167,6 +197,35 @@ impl Shard {
             Error::format(self.path(), format!("expected a column {column}, found {}", names.join(", ")))
         })
     }
+}
+
+/// One page among those of its column chunk.
+struct Place<'a> {
+    chunk: &'a ColumnChunkMetaData,
+    /// Of the whole chunk.
+    locations: Vec<PageLocation>,
+    /// Pages before it.
+    skipped: usize,
+    /// Of the file.
+    range: Range<u64>,
+}
+
+/// Reads footer and offset index, of an object from as few of its last bytes as will do.
+fn footer(source: &Source, path: &Path) -> Result<ArrowReaderMetadata> {
+    let mut reader = ParquetMetaDataReader::new().with_offset_index_policy(PageIndexPolicy::Required);
+    let mut tail = source.tail(0)?;
+    let metadata = loop {
+        match reader.try_parse_sized(&tail, source.size()) {
+            Ok(()) => break reader.finish(),
+            Err(ParquetError::NeedMoreData(needed)) if needed > tail.len() => {
+                tail = source.tail(needed as u64)?;
+            }
+            Err(error) => break Err(error),
+        }
+    };
+    metadata
+        .and_then(|metadata| ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new()))
+        .map_err(|e| shard_error(path, &e))
 }
 
 /// What the Parquet crate takes for granted about a footer and panics without.
