@@ -3,6 +3,7 @@
 TUTORNET is the program; speech and teacher are made from tests/corpus. `s3.py serve PORT DIRECTORY` is the server: it
 holds the files of DIRECTORY in one bucket, so that killing it loses nothing."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -100,11 +101,11 @@ class Server:
 
     def requests(self):
         self.log.flush()
-        return Path(self.log.name).read_text().count('"GET /')
+        return Path(self.log.name).read_text().count("GET /")
 
 
 class Bound(threading.Thread):
-    """Looks all the time at how large the local copy is."""
+    """Looks all the time at how large the local copy is, at moments when nobody writes."""
 
     def __init__(self, directory):
         super().__init__(daemon=True)
@@ -112,17 +113,17 @@ class Bound(threading.Thread):
 
     def run(self):
         before = set()
-        while self.on:
-            total, files = 0, set()
-            for path in self.directory.rglob("*"):
-                try:
-                    status = path.stat()
-                except FileNotFoundError:
-                    continue
-                total += max(status.st_size, status.st_blocks * 512)
-                files.add(path)
-            self.most, before, self.gone = max(self.most, total), files, self.gone | (before - files)
+        while not (self.directory / "blocks/.lock").exists():
             time.sleep(0.01)
+        with open(self.directory / "blocks/.lock") as lock:
+            while self.on:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                paths = [self.directory, *self.directory.rglob("*")]
+                sizes = [max(status.st_size, status.st_blocks * 512) for status in (path.stat() for path in paths)]
+                fcntl.flock(lock, fcntl.LOCK_UN)
+                self.most, self.gone = max(self.most, sum(sizes)), self.gone | (before - set(paths))
+                before = set(paths)
+                time.sleep(0.01)
 
 
 def start(*arguments, env=None):
@@ -277,7 +278,7 @@ def main(scratch):
     refused(f"{remote}/corpus", "does not accept the credentials (InvalidAccessKeyId)",
             AWS_ENDPOINT_URL=f"http://127.0.0.1:{strict.port}")
     refused(f"{remote}/corpus", "denied by http://", AWS_ENDPOINT_URL=f"http://127.0.0.1:{strict.port}", AWS_SKIP_SIGNATURE="true")
-    refused("s3://", "found no bucket")
+    refused("s3://", "expected s3://BUCKET/PREFIX")
     refused(f"{remote}/corpus", "TUTORNET_REMOTE_CACHE_MB: expected a whole number", TUTORNET_REMOTE_CACHE_MB="many")
     _, err = run("prep", "librispeech", ROOT / "tests/corpus/LibriSpeech", "--subset", "dev-clean", "--out", f"{remote}/new",
                  env=env, code=1)

@@ -40,7 +40,8 @@ impl Fault {
         let text = error.to_string();
         let code = element(&text, "Code").unwrap_or_default();
         let message = element(&text, "Message").unwrap_or_default();
-        if role && http(error).is_some() {
+        // An answer with a code comes from the bucket, which was asked after credentials had been found.
+        if role && code.is_empty() {
             return Self::lasting(
                 ErrorKind::PermissionDenied,
                 "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (`aws configure export-credentials \
@@ -113,6 +114,12 @@ impl Fault {
             // No such range: the object is empty.
             Some(416) => Self::lasting(ErrorKind::UnexpectedEof, "the object is shorter than expected"),
             Some(status) => Self::other(format!("{endpoint} answers with status {status} {code}: {message}")),
+            None if text.contains("non-partial response") => Self::lasting(
+                ErrorKind::Unsupported,
+                format!(
+                    "{endpoint} does not answer requests for a part of an object; check AWS_ENDPOINT_URL"
+                ),
+            ),
             None if text.contains("LOCATION") => {
                 Self::other(format!("{endpoint}: the bucket lies in another region; set AWS_REGION"))
             }
@@ -212,7 +219,9 @@ mod tests {
         }
         assert_eq!(of(&answer("416 Range Not Satisfiable", "InvalidRange")).kind, ErrorKind::UnexpectedEof);
         let role = http_error(HttpErrorKind::Connect, "no route");
-        assert!(Fault::of(&role, "speech", "AWS S3", true).words.contains("no credentials"));
+        for error in [role, generic("Server returned non-2xx status code: 403 Forbidden: ")] {
+            assert!(Fault::of(&error, "speech", "AWS S3", true).words.contains("no credentials"));
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
-use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore};
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use super::address::Address;
 use super::bucket::Bucket;
@@ -65,7 +65,10 @@ impl Object {
     pub(super) fn find(address: &Address, bucket: Arc<Bucket>, shared: &'static Shared) -> Result<Self> {
         let (key, path) = (address.key.clone(), PathBuf::from(&address.url));
         if key.as_ref().is_empty() {
-            return Err(Error::invalid(format!("{}: expected an object, found a bucket", path.display())));
+            return Err(Error::invalid(format!(
+                "{}: expected s3://BUCKET/PREFIX, found a bucket alone",
+                path.display()
+            )));
         }
         let attempt = || async {
             let options = GetOptions { range: Some(GetRange::Suffix(TAIL)), ..GetOptions::default() };
@@ -75,10 +78,18 @@ impl Object {
             Ok((meta, answer.bytes().await?))
         };
         let found = shared.runtime.block_on(request::persist(&bucket, attempt));
+        // There are no last bytes of an empty object: some servers refuse, others send what there is.
+        let empty = |kind| match kind {
+            ErrorKind::UnexpectedEof => true,
+            ErrorKind::Unsupported => {
+                let size = || async { bucket.store.head(&key).await.map(|meta| meta.size) };
+                shared.runtime.block_on(request::persist(&bucket, size)) == Ok(0)
+            }
+            _ => false,
+        };
         let (meta, tail) = match found {
             Ok((meta, tail)) => (Some(meta), tail),
-            // There are no last bytes of an empty object.
-            Err(fault) if fault.kind == ErrorKind::UnexpectedEof => (None, Bytes::new()),
+            Err(fault) if empty(fault.kind) => (None, Bytes::new()),
             Err(fault) => return Err(fault.error("read", &path)),
         };
         traffic::fetched(tail.len() as u64);
