@@ -263,29 +263,6 @@ pub fn size(path: &Path) -> Result<Option<u64>> {
     }
 }
 
-/// Whether there is such a file, or an object in a bucket.
-///
-/// # Errors
-/// When a bucket does not say.
-pub fn exists(path: &Path) -> Result<bool> {
-    if store::is_remote(path) { Ok(store::size(path)?.is_some()) } else { Ok(path.exists()) }
-}
-
-/// Names of what lies in a directory, or of the objects directly below a prefix of a bucket, sorted.
-///
-/// # Errors
-/// When it cannot be listed.
-pub fn names(directory: &Path) -> Result<Vec<String>> {
-    let mut names: Vec<_> = if store::is_remote(directory) {
-        store::names(directory)?
-    } else {
-        let entries = std::fs::read_dir(directory).map_err(|e| Error::io("list", directory, e))?;
-        entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect()
-    };
-    names.sort();
-    Ok(names)
-}
-
 /// Says how a file's BLAKE3 differs from `expected`, if it does.
 ///
 /// # Errors

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::identity::{IDENTITY, Identity, short};
 use super::manifest::Manifest;
 use crate::error::{Error, Result};
+use crate::store;
 
 /// Directories below a given one that are looked into.
 const DEPTH: usize = 6;
@@ -41,6 +42,7 @@ pub struct Listed {
 /// # Errors
 /// When a directory cannot be listed.
 pub fn list(root: &Path) -> Result<Vec<Listed>> {
+    store::require_local(root)?;
     let mut found = Vec::new();
     walk(root, DEPTH, &mut found)?;
     found.sort_by(|a, b| a.cache.cmp(&b.cache));

@@ -8,6 +8,7 @@ use super::identity::IDENTITY;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::shard::ShardSummary;
+use crate::store;
 
 /// Name of the manifest in a cache directory; a directory without one is not complete.
 pub const MANIFEST: &str = "manifest.toml";
@@ -91,7 +92,7 @@ impl Manifest {
     /// When the cache is not complete, or one of the two files is not the one that was written.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join(MANIFEST);
-        if !files::exists(&path)? {
+        if !store::exists(&path)? {
             return Err(Error::format(
                 dir,
                 format!(

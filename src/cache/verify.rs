@@ -14,9 +14,9 @@ use super::rows::Rows;
 use super::weights::{FrameWeight, frame_weights};
 use crate::error::{Error, Result};
 use crate::features::Frontend;
-use crate::files;
 use crate::models::HiddenLayer;
 use crate::shard::Problem;
+use crate::store;
 
 /// A cache in numbers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -220,7 +220,7 @@ fn verify_rows(
 
 /// Shards that the manifest does not have.
 fn surplus(dir: &Path, manifest: &Manifest, problems: &mut Vec<Problem>) -> Result<()> {
-    let names = files::names(dir)?;
+    let names = store::names(dir)?;
     for name in names.iter().filter(|n| n.ends_with(".parquet") && !n.starts_with('.')) {
         if !manifest.shards.iter().any(|s| s.file == *name) {
             problems.push(Problem::file(dir.join(name), format!("a shard that {MANIFEST} does not have")));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::{cache, corpus, files, models, store};
+use crate::{cache, corpus, models, store};
 
 /// Kinds of directories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ impl Kind {
     /// # Errors
     /// When it is none of ours; the message says what each kind has.
     pub fn of(dir: &Path) -> Result<Self> {
-        let has = |name: &str| files::exists(&dir.join(name));
+        let has = |name: &str| store::exists(&dir.join(name));
         if has(cache::identity::IDENTITY)? || has(cache::manifest::MANIFEST)? {
             Ok(Self::Cache)
         } else if has(corpus::MANIFEST)? {

@@ -83,7 +83,7 @@ impl Manifest {
     /// When it is missing (the corpus is not complete), changed after it was sealed, or of another version.
     pub fn read(dir: &Path) -> Result<(Self, String)> {
         let path = dir.join(MANIFEST);
-        if !files::exists(&path)? {
+        if !store::exists(&path)? {
             let detail = if store::is_remote(dir) {
                 "there is no corpus.toml: the upload is not complete (corpus.toml goes last), or it is another place"
             } else if dir.join(super::plan::PROGRESS).is_dir() {

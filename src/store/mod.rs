@@ -75,15 +75,30 @@ pub fn blake3(path: &Path) -> Result<blake3::Hash> {
     remote::open(path)?.blake3()
 }
 
-/// Names of the objects directly below a place.
+/// Whether there is such a file or directory, or such an object in a bucket.
 ///
 /// # Errors
-/// When the bucket does not let them be listed.
-pub fn names(path: &Path) -> Result<Vec<String>> {
-    remote::names(path)
+/// When a bucket does not say.
+pub fn exists(path: &Path) -> Result<bool> {
+    if is_remote(path) { Ok(size(path)?.is_some()) } else { Ok(path.exists()) }
 }
 
-/// Refuses a place in a bucket where something is to be written.
+/// Names of what lies in a directory, or of the objects directly below a prefix of a bucket, sorted.
+///
+/// # Errors
+/// When it cannot be listed.
+pub fn names(directory: &Path) -> Result<Vec<String>> {
+    let mut names: Vec<_> = if is_remote(directory) {
+        remote::names(directory)?
+    } else {
+        let entries = std::fs::read_dir(directory).map_err(|e| Error::io("list", directory, e))?;
+        entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+    };
+    names.sort();
+    Ok(names)
+}
+
+/// Refuses a place in a bucket where something is to be written, or looked for in directories.
 ///
 /// # Errors
 /// With what to do instead.
@@ -92,7 +107,8 @@ pub fn require_local(path: &Path) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid(format!(
-        "{}: expected a local directory: nothing is written to a bucket; copy what is finished there (the README says how)",
+        "{}: expected a local directory: nothing is written to a bucket, or listed there; the README says how to copy there what \
+         is finished",
         path.display()
     )))
 }
