@@ -29,9 +29,15 @@ pub use log::log_to_stderr;
 use crate::signal::Stop;
 use crate::store;
 
+const BUCKETS: &str = "\
+Corpora and caches may lie in an S3-compatible bucket: s3://BUCKET/PREFIX, with credentials, region and endpoint in AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL (AWS_ALLOW_HTTP=true for http://). What was fetched is kept in
+TUTORNET_REMOTE_CACHE [~/.cache/tutornet], TUTORNET_REMOTE_CACHE_MB [10000] at most; a server that does not answer any more is
+waited for, TUTORNET_REMOTE_WAIT [300] seconds.";
+
 /// Knowledge distillation for speech recognisers: a teacher runs once, its cache trains any number of students.
 #[derive(Debug, Parser)]
-#[command(name = "tutornet", version, propagate_version = true, subcommand_required = true)]
+#[command(name = "tutornet", version, propagate_version = true, subcommand_required = true, after_help = BUCKETS)]
 pub struct Arguments {
     /// Say more (-v: decisions and timings, -vv: everything, libraries included)
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet", display_order = 900)]
