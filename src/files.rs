@@ -5,6 +5,7 @@ use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::store;
 
 mod lock;
 
@@ -16,24 +17,32 @@ const SEAL: &str = "# blake3 ";
 /// Creates a directory and its parents.
 ///
 /// # Errors
-/// With the path, when the system refuses.
+/// With the path, when the system refuses, or when it lies in a bucket.
 pub fn create_dir(path: &Path) -> Result<()> {
+    store::require_local(path)?;
     std::fs::create_dir_all(path).map_err(|e| Error::io("create directory", path, e))
 }
 
-/// Reads a whole file.
+/// Reads a whole file, or an object in a bucket.
 ///
 /// # Errors
 /// With the path, when the system refuses.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
+    if store::is_remote(path) {
+        return store::read(path);
+    }
     std::fs::read(path).map_err(|e| Error::io("read", path, e))
 }
 
-/// Reads a whole UTF-8 file.
+/// Reads a whole UTF-8 file, or an object in a bucket.
 ///
 /// # Errors
 /// With the path, when the system refuses or the text is not UTF-8.
 pub fn read_text(path: &Path) -> Result<String> {
+    if store::is_remote(path) {
+        let not_text = |_| Error::format(path, "expected UTF-8, found other bytes");
+        return String::from_utf8(store::read(path)?).map_err(not_text);
+    }
     std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))
 }
 
@@ -54,6 +63,7 @@ impl Pending {
     /// When the directory does not take a new file, or `target` is something other than a file:
     /// the rename would replace a device such as `/dev/null` by a file.
     pub fn create(target: &Path) -> Result<Self> {
+        store::require_local(target)?;
         if std::fs::metadata(target).is_ok_and(|m| !m.is_file()) {
             return Err(Error::format(target, "expected a file or a free name, found a directory or device"));
         }
@@ -299,22 +309,28 @@ pub fn read_maybe_sealed(path: &Path) -> Result<String> {
     if text.contains(SEAL) { read_sealed(path) } else { Ok(text) }
 }
 
-/// BLAKE3 of a file as 64 hexadecimal digits.
+/// BLAKE3 of a file, or of an object in a bucket, as 64 hexadecimal digits.
 ///
 /// # Errors
 /// When the file cannot be read.
 pub fn blake3_file(path: &Path) -> Result<String> {
+    if store::is_remote(path) {
+        return Ok(store::blake3(path)?.to_hex().to_string());
+    }
     let mut hasher = blake3::Hasher::new();
     let mut file = File::open(path).map_err(|e| Error::io("open", path, e))?;
     std::io::copy(&mut file, &mut hasher).map_err(|e| Error::io("read", path, e))?;
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Bytes of a file; `None` when it is not there.
+/// Bytes of a file, or of an object in a bucket; `None` when it is not there.
 ///
 /// # Errors
 /// When the system refuses for another reason.
 pub fn size(path: &Path) -> Result<Option<u64>> {
+    if store::is_remote(path) {
+        return store::size(path);
+    }
     match std::fs::metadata(path) {
         Ok(metadata) => Ok(Some(metadata.len())),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),

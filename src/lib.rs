@@ -12,7 +12,8 @@
 //!    error rates; [`report`] puts runs side by side.
 //!
 //! Between two steps lies a directory that can be inspected, verified, copied and read without
-//! this program: its tables are the Parquet files of [`shard`], its texts are TOML.
+//! this program: its tables are the Parquet files of [`shard`], its texts are TOML. Stage two and all that only
+//! reads takes it from a bucket as well ([`store`]).
 //! The method is that of Yoon et al., "TutorNet: Towards Flexible Knowledge Distillation for
 //! End-to-End Speech Recognition" (2021).
 
@@ -36,6 +37,7 @@ pub mod report;
 pub mod score;
 pub mod shard;
 pub mod signal;
+pub mod store;
 pub mod train;
 
 pub use error::{Error, Result};

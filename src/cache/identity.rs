@@ -11,6 +11,7 @@ use crate::features::Frontend;
 use crate::files;
 use crate::labels::Labels;
 use crate::models::HiddenLayer;
+use crate::store;
 
 /// Name of the identity file in a cache directory.
 pub const IDENTITY: &str = "cache.toml";
@@ -177,7 +178,7 @@ impl Identity {
     /// program does not read.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join(IDENTITY);
-        if !path.exists() {
+        if !store::exists(&path)? {
             let detail = format!("expected a cache directory with a {IDENTITY} in it, found none");
             return Err(Error::format(dir, detail));
         }

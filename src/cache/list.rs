@@ -9,7 +9,7 @@ use super::manifest::Manifest;
 use super::resume;
 use crate::error::{Error, Result};
 use crate::models::MODEL_FILE;
-use crate::{corpus, models};
+use crate::{corpus, models, store};
 
 /// Directories below a given one that are looked into.
 const DEPTH: usize = 6;
@@ -82,6 +82,7 @@ impl Wish {
 /// # Errors
 /// When a directory cannot be listed, or one that the wish names cannot be read.
 pub fn list(root: &Path, wish: &Wish) -> Result<Vec<Listed>> {
+    store::require_local(root)?;
     let mut found = Vec::new();
     walk(root, DEPTH, &wish.resolved()?, &mut found)?;
     found.sort_by(|a, b| a.cache.cmp(&b.cache));

@@ -9,6 +9,7 @@ use super::tasks::plan::PLAN;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::shard::ShardSummary;
+use crate::store;
 
 /// Name of the manifest in a cache directory; a directory without one is not complete.
 pub const MANIFEST: &str = "manifest.toml";
@@ -94,7 +95,7 @@ impl Manifest {
     /// When the cache is not complete, or one of the two files is not the one that was written.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join(MANIFEST);
-        if !path.exists() {
+        if !files::exists(&path)? {
             let next = if dir.join(ADDING).exists() {
                 "a column was being added: run the `tutornet cache add` command that began it once more"
                     .to_owned()

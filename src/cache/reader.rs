@@ -15,8 +15,9 @@ use super::nbest::NbestText;
 use super::rows::Rows;
 use crate::error::{Error, Result};
 use crate::models::HiddenLayer;
+use crate::store::{self, Ahead};
 
-/// A sealed, complete cache. Shards are memory-mapped; nothing of a payload stays in memory.
+/// A sealed, complete cache, on disk or in a bucket. Shards on disk are memory-mapped; nothing of a payload stays in memory.
 #[derive(Debug)]
 pub struct Cache {
     dir: PathBuf,
@@ -196,9 +197,32 @@ impl Cache {
     ///
     /// # Errors
     /// When the cache does not have the column or the entry.
-    pub fn span(&self, column: Column, index: usize) -> Result<Range<usize>> {
+    pub fn span(&self, column: Column, index: usize) -> Result<Range<u64>> {
         let (rows, row) = self.locate(index)?;
         rows.span(column, row)
+    }
+
+    /// Begins to fetch payloads of entries of a cache in a bucket, all at once; they stay in memory until they are read or
+    /// the result is dropped. Of a cache on disk nothing is done.
+    ///
+    /// # Errors
+    /// When there is no such column or entry.
+    pub fn ahead(&self, columns: &[Column], entries: impl Iterator<Item = usize>) -> Result<Ahead> {
+        let mut ahead = Ahead::default();
+        if !store::is_remote(&self.dir) {
+            return Ok(ahead);
+        }
+        let mut rows = vec![Vec::new(); self.shards.len()];
+        for entry in entries {
+            let Entry { shard, row, .. } = &self.entries[entry];
+            rows[*shard as usize].push(*row as usize);
+        }
+        for (shard, rows) in self.shards.iter().zip(rows) {
+            if !rows.is_empty() {
+                ahead.join(shard.ahead(columns, rows.into_iter())?);
+            }
+        }
+        Ok(ahead)
     }
 
     /// Compressed bytes of a column over all shards.

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::models::HiddenLayer;
 use crate::shard::{self, Shard};
+use crate::store::Ahead;
 
 /// An open shard of a cache, all of its small columns read.
 #[derive(Debug)]
@@ -207,12 +208,42 @@ impl Rows {
         self.keys.get(row).map_or(0, |k| k.frames as usize)
     }
 
-    /// Reads a payload, compares it with its checksum and hands it to `of`.
+    /// Begins to fetch payloads of a shard in a bucket; of a mapped file nothing is done.
+    ///
+    /// # Errors
+    /// When the cache does not have one of the columns or rows.
+    pub fn ahead(&self, columns: &[Column], rows: impl Iterator<Item = usize>) -> Result<Ahead> {
+        let name = |column: &Column| -> Result<&str> {
+            let at = self.columns.iter().position(|c| c == column).and_then(|at| self.names.get(at));
+            at.map(String::as_str)
+                .ok_or_else(|| Error::format(self.shard.path(), format!("there is no column {column}")))
+        };
+        let names = columns.iter().map(name).collect::<Result<Vec<_>>>()?;
+        self.shard.ahead(rows.flat_map(|row| names.iter().map(move |name| (name, row))))
+    }
+
+    /// Reads a payload, compares it with its checksum and hands it to `of`; what came out of a bucket damaged is read once
+    /// more.
     fn payload<T>(
         &self,
         column: Column,
         row: usize,
-        of: impl FnOnce(&[u8]) -> std::result::Result<T, String>,
+        mut of: impl FnMut(&[u8]) -> std::result::Result<T, String>,
+    ) -> Result<T> {
+        let payload = self.read(column, row, &mut of);
+        match &payload {
+            Err(Error::Corrupt { .. }) if self.shard.forget(&column.to_string(), row) => {
+                self.read(column, row, &mut of)
+            }
+            _ => payload,
+        }
+    }
+
+    fn read<T>(
+        &self,
+        column: Column,
+        row: usize,
+        of: &mut impl FnMut(&[u8]) -> std::result::Result<T, String>,
     ) -> Result<T> {
         let at = self.columns.iter().position(|c| *c == column);
         let at = at.and_then(|at| Some((at, self.names.get(at)?)));

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::features::Frontend;
 use crate::models::HiddenLayer;
 use crate::shard::Problem;
+use crate::store;
 
 /// A cache in numbers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -219,9 +220,7 @@ fn verify_rows(
 
 /// Shards that the manifest does not have.
 fn surplus(dir: &Path, manifest: &Manifest, problems: &mut Vec<Problem>) -> Result<()> {
-    let entries = std::fs::read_dir(dir).map_err(|e| Error::io("list", dir, e))?;
-    let mut names: Vec<_> = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
+    let names = store::names(dir)?;
     for name in names.iter().filter(|n| n.ends_with(".parquet") && !n.starts_with('.')) {
         if !manifest.shards.iter().any(|s| s.file == *name) {
             problems.push(Problem::file(dir.join(name), format!("a shard that {MANIFEST} does not have")));

@@ -1,13 +1,19 @@
 //! How far the frame weights of a cache vary, and so whether weighting frames can matter.
 
+use std::collections::VecDeque;
+
 use serde::Serialize;
 
 use super::Cache;
+use super::column::Column;
 use crate::error::Result;
 use crate::models::HiddenLayer;
 
 /// Most values that quantiles are taken of; of more frames, evenly spaced ones.
 const SAMPLE: u64 = 1 << 22;
+
+/// Utterances whose weights are fetched together from a bucket.
+const TOGETHER: usize = 512;
 
 /// Below this ratio of what the heaviest and the lightest frames count, weights hardly vary.
 const HARDLY: f64 = 1.5;
@@ -39,7 +45,17 @@ pub fn frame_weights(cache: &Cache, layer: HiddenLayer) -> Result<FrameWeight> {
     let (mut sum, mut squares, mut count) = (0f64, 0f64, 0u64);
     let (mut weights, mut sample) = (Vec::new(), Vec::new());
     let (mut least, mut most) = (f32::INFINITY, f32::NEG_INFINITY);
-    for index in 0..cache.entries().len() {
+    let count_of = cache.entries().len();
+    let (mut ahead, mut next) = (VecDeque::new(), 0);
+    for index in 0..count_of {
+        while next < count_of && next < index + 2 * TOGETHER {
+            let end = count_of.min(next + TOGETHER);
+            ahead.push_back((end, cache.ahead(&[Column::FrameWeight(layer)], next..end)?));
+            next = end;
+        }
+        while ahead.front().is_some_and(|(end, _)| *end <= index) {
+            ahead.pop_front();
+        }
         cache.frame_weight(layer, index, &mut weights)?;
         for &weight in &weights {
             sum += f64::from(weight);

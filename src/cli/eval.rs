@@ -24,7 +24,7 @@ pub struct Args {
     /// Model directory, as `import` and `train` make it
     #[arg(long, value_name = "MODELDIR")]
     model: PathBuf,
-    /// Corpus directory, prepared for the model's frontend
+    /// Corpus directory or s3:// address, prepared for the model's frontend
     #[arg(long, value_name = "DIR")]
     corpus: PathBuf,
     /// Where to compute: auto, cpu, wgpu[:i] or cuda[:i]

@@ -14,7 +14,7 @@ use crate::{cache, corpus, models};
 /// Arguments of `tutornet inspect`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A corpus, model, cache or run directory, a model.toml, or the name of a preset (such as jasper-dr)
+    /// A corpus, model, cache or run directory (corpora and caches also as s3://BUCKET/PREFIX), a model.toml, or the name of a preset (such as jasper-dr)
     what: PathBuf,
     /// Print one JSON object
     #[arg(long)]

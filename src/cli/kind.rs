@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::{cache, corpus, models};
+use crate::{cache, corpus, models, store};
 
 /// Kinds of directories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,17 +29,24 @@ impl Kind {
     /// # Errors
     /// When it is none of ours; the message says what each kind has.
     pub fn of(dir: &Path) -> Result<Self> {
-        let has = |name: &str| dir.join(name).exists();
-        if has(cache::identity::IDENTITY) || has(cache::manifest::MANIFEST) {
+        let has = |name: &str| store::exists(&dir.join(name));
+        if has(cache::identity::IDENTITY)? || has(cache::manifest::MANIFEST)? {
             Ok(Self::Cache)
-        } else if has(corpus::MANIFEST) {
+        } else if has(corpus::MANIFEST)? {
             Ok(Self::Corpus)
-        } else if has(models::MODEL_FILE) {
+        } else if has(models::MODEL_FILE)? {
             Ok(Self::Model)
-        } else if has(PIPELINE) {
+        } else if has(PIPELINE)? {
             Ok(Self::Run)
         } else {
-            let detail = if dir.exists() {
+            let detail = if store::is_remote(dir) {
+                format!(
+                    "expected a corpus ({}) or a cache ({}), found none of these objects below it: not completely uploaded, or \
+                     another place",
+                    corpus::MANIFEST,
+                    cache::identity::IDENTITY
+                )
+            } else if dir.exists() {
                 format!(
                     "expected a corpus (with {}), a model ({}), a cache ({}) or a run ({PIPELINE}), found none \
                      of these files: not complete, or another directory",

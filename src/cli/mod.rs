@@ -28,10 +28,17 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 pub use log::log_to_stderr;
 
 use crate::signal::Stop;
+use crate::store;
+
+const BUCKETS: &str = "\
+Corpora and caches may lie in an S3-compatible bucket: s3://BUCKET/PREFIX, with credentials, region and endpoint in AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL (AWS_ALLOW_HTTP=true for http://). What was fetched is kept in
+TUTORNET_REMOTE_CACHE [~/.cache/tutornet], TUTORNET_REMOTE_CACHE_MB [10000] at most; a server that does not answer any more is
+waited for, TUTORNET_REMOTE_WAIT [300] seconds.";
 
 /// Knowledge distillation for speech recognisers: a teacher runs once, its cache trains any number of students.
 #[derive(Debug, Parser)]
-#[command(name = "tutornet", version, propagate_version = true, subcommand_required = true)]
+#[command(name = "tutornet", version, propagate_version = true, subcommand_required = true, after_help = BUCKETS)]
 pub struct Arguments {
     /// Say more (-v: decisions and timings, -vv: everything, libraries included)
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet", display_order = 900)]
@@ -92,6 +99,7 @@ pub struct Context {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     crate::memory::keep_freed_buffers();
     let context = Context { verbosity: arguments.verbosity(), stop: Stop::on_signals()? };
+    store::heed(&context.stop);
     let result = match arguments.command {
         Command::Prep(args) => prep::run(args, &context),
         Command::Import(args) => import::run(args, &context),
@@ -105,6 +113,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Inspect(args) => inspect::run(args, &context),
         Command::Plan(args) => plan::run(args, &context),
     };
+    if let Some(traffic) = store::traffic() {
+        tracing::info!("{traffic}");
+    }
     result.map_err(|error| {
         let interrupted = matches!(error.downcast_ref(), Some(crate::Error::Interrupted(_)));
         if interrupted && context.stop.noticed() { Again(error).into() } else { error }

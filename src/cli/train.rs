@@ -15,6 +15,7 @@ Examples:
   tutornet train pipelines/demo-ctc.toml --out runs/seed2 --set seed=2 --set stage.0.epochs=5
   tutornet train pipelines/demo-ctc.toml --out runs/try --set stage.0.max_updates=50 --profile
   tutornet train p.toml --out runs/other --set 'data.train=[\"corpora/a\", \"corpora/b\"]'
+  tutornet train p.toml --out runs/bucket --set 'data.train=[\"s3://speech/corpora/a\"]'
 
 RUNDIR then holds pipeline.toml (resolved: runs again to the same result), metrics.jsonl, checkpoints/
 and student/, a model directory for eval, transcribe, or cache: a student may teach the next.";

@@ -13,7 +13,7 @@ use crate::{cache, corpus, files, models};
 /// Arguments of `tutornet verify`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A corpus, model, cache or run directory
+    /// A corpus, model, cache or run directory; corpora and caches also as s3://BUCKET/PREFIX
     path: PathBuf,
     /// Print the problems as one JSON object
     #[arg(long)]

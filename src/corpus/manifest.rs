@@ -9,6 +9,7 @@ use super::speed::Speed;
 use crate::error::{Error, Result};
 use crate::features::Frontend;
 use crate::files;
+use crate::store;
 
 /// Name of the manifest in a corpus directory.
 pub const MANIFEST: &str = "corpus.toml";
@@ -82,8 +83,10 @@ impl Manifest {
     /// When it is missing (the corpus is not complete), changed after it was sealed, or of another version.
     pub fn read(dir: &Path) -> Result<(Self, String)> {
         let path = dir.join(MANIFEST);
-        if !path.is_file() {
-            let detail = if dir.join(super::plan::PROGRESS).is_dir() {
+        if !store::exists(&path)? {
+            let detail = if store::is_remote(dir) {
+                "there is no corpus.toml: the upload is not complete (corpus.toml goes last), or it is another place"
+            } else if dir.join(super::plan::PROGRESS).is_dir() {
                 "is not complete: run the same `tutornet prep` again, it goes on where it stopped"
             } else if dir.is_dir() {
                 "is no corpus: it holds no corpus.toml; make one with `tutornet prep`"

@@ -37,6 +37,7 @@ use crate::error::{Error, Result};
 use crate::features::{BINS, Frontend};
 use crate::files;
 use crate::shard::{self, Shard};
+use crate::store::{self, Ahead};
 
 /// Utterances that `prep` puts into a shard, if nobody says otherwise.
 pub const SHARD_UTTERANCES: usize = 256;
@@ -62,7 +63,7 @@ pub struct Utterance {
     pub row: u32,
 }
 
-/// A complete corpus on disk. Shards are mapped when a feature of theirs is first read.
+/// A complete corpus, on disk or in a bucket. Shards are opened when a feature of theirs is first read.
 #[derive(Debug)]
 pub struct Corpus {
     dir: PathBuf,
@@ -178,6 +179,27 @@ impl Corpus {
         }
     }
 
+    /// Begins to fetch the features of utterances of a corpus in a bucket, all at once; they stay in memory until they are
+    /// read or the result is dropped. Of a corpus on disk nothing is done.
+    ///
+    /// # Errors
+    /// When a shard cannot be opened.
+    pub fn ahead(&self, indices: &[usize]) -> Result<Ahead> {
+        let mut ahead = Ahead::default();
+        if !store::is_remote(&self.dir) {
+            return Ok(ahead);
+        }
+        let mut rows = vec![Vec::new(); self.shards.len()];
+        for utterance in indices.iter().filter_map(|&index| self.utterances.get(index)) {
+            rows[utterance.shard as usize].push(utterance.row as usize);
+        }
+        for (shard, rows) in rows.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+            let payloads = rows.into_iter().map(|row| (schema::FEATURES, row));
+            ahead.join(self.mapped(shard)?.ahead(payloads)?);
+        }
+        Ok(ahead)
+    }
+
     fn mapped(&self, index: usize) -> Result<&Shard> {
         if let Some(shard) = self.shards[index].get() {
             return Ok(shard);
@@ -194,7 +216,7 @@ impl Corpus {
 /// Opens a shard and compares its size and rows with the manifest.
 fn open_listed(dir: &Path, entry: &ShardEntry) -> Result<Shard> {
     let path = dir.join(&entry.file);
-    let size = std::fs::metadata(&path).map_err(|e| Error::io("open", &path, e))?.len();
+    let size = files::size(&path)?.ok_or_else(|| Error::format(&path, "missing"))?;
     if size != entry.bytes {
         let detail =
             format!("expected {} bytes ({MANIFEST}), found {size}: truncated or replaced", entry.bytes);
@@ -240,12 +262,28 @@ fn read_small(shard: &Shard, index: usize) -> Result<(Vec<Utterance>, Vec<[u8; 1
     Ok((utterances, checksums))
 }
 
-/// Hands the payload of one utterance, compared with its checksum, to `of`.
+/// Hands the payload of one utterance, compared with its checksum, to `of`; what came out of a bucket damaged is read once
+/// more.
 fn read_features(
     shard: &Shard,
     utterance: &Utterance,
     checksum: &[u8; 16],
-    of: impl FnOnce(&[u8]),
+    mut of: impl FnMut(&[u8]),
+) -> Result<()> {
+    let payload = read_once(shard, utterance, checksum, &mut of);
+    match &payload {
+        Err(Error::Corrupt { .. }) if shard.forget(schema::FEATURES, utterance.row as usize) => {
+            read_once(shard, utterance, checksum, &mut of)
+        }
+        _ => payload,
+    }
+}
+
+fn read_once(
+    shard: &Shard,
+    utterance: &Utterance,
+    checksum: &[u8; 16],
+    of: &mut impl FnMut(&[u8]),
 ) -> Result<()> {
     let expected = utterance.frames as usize * BINS * 4;
     let checked = |payload: &[u8]| {

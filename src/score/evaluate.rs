@@ -134,6 +134,7 @@ fn read(corpus: &Corpus, utterances: Vec<usize>) -> Result<Batch> {
     let longest = frames.iter().copied().max().unwrap_or(0);
     let mut values = vec![0.0; utterances.len() * BINS * longest];
     let mut features = Vec::new();
+    let _ahead = corpus.ahead(&utterances)?;
     for (row, &index) in utterances.iter().enumerate() {
         corpus.features(index, &mut features)?;
         let size = BINS * longest;

@@ -7,7 +7,6 @@
 //! function of its rows and of this crate's version alone.
 
 mod copy;
-mod mapped;
 mod page;
 pub(crate) mod reader;
 mod writer;

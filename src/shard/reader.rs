@@ -1,6 +1,5 @@
-//! Memory-maps one shard: small columns at once, payloads one utterance at a time.
+//! Reads one shard, mapped or in a bucket: small columns at once, payloads one utterance at a time.
 
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,19 +12,19 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
-use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 
-use super::mapped::Mapped;
 use super::page;
 use super::writer::shard_error;
 use crate::error::{Error, Result};
+use crate::store::{self, Ahead, Source};
 
-/// An open shard. Cheap to clone; all clones share one memory map.
+/// An open shard. Cheap to clone; all clones share one source of bytes.
 #[derive(Debug, Clone)]
 pub struct Shard {
     path: Arc<PathBuf>,
-    map: Mapped,
-    bytes: Bytes,
+    source: Source,
     metadata: ArrowReaderMetadata,
     /// Names of the columns, as they stand in a row group.
     columns: Arc<Vec<String>>,
@@ -34,30 +33,25 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Maps the file and reads its footer.
+    /// Maps the file, or finds the object, and reads its footer.
     ///
     /// # Errors
     /// When the file is missing, truncated, or no Parquet file with an offset index.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
-        let map = Mapped::new(&file).map_err(|e| Error::io("map", path, e))?;
-        let bytes = map.bytes();
-        let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Required);
-        let metadata = ArrowReaderMetadata::load(&bytes, options).map_err(|e| shard_error(path, &e))?;
-        check_extents(path, metadata.metadata(), bytes.len() as u64)?;
+        let source = store::open(path)?;
+        let metadata = footer(&source, path)?;
+        source.settle();
+        check_extents(path, metadata.metadata(), source.size())?;
         let mut first_rows = vec![0];
         for group in metadata.metadata().row_groups() {
             let rows = usize::try_from(group.num_rows())
                 .map_err(|_| Error::format(path, "a row group with a negative number of rows"))?;
             first_rows.push(first_rows[first_rows.len() - 1] + rows);
         }
-        // From here on utterances are asked for in any order, most shards not for long.
-        map.expect_random();
-        map.give_back();
         let descriptor = metadata.metadata().file_metadata().schema_descr();
         let columns = Arc::new(descriptor.columns().iter().map(|c| c.path().string()).collect());
         let (path, first_rows) = (Arc::new(path.to_path_buf()), Arc::new(first_rows));
-        Ok(Self { path, map, bytes, metadata, columns, first_rows })
+        Ok(Self { path, source, metadata, columns, first_rows })
     }
 
     /// Where the shard lies.
@@ -92,17 +86,21 @@ impl Shard {
     /// # Errors
     /// When a column is missing or its pages cannot be decoded.
     pub fn columns(&self, names: &[&str]) -> Result<RecordBatch> {
-        for name in names {
-            self.leaf(name)?;
-        }
+        let leaves = names.iter().map(|name| self.leaf(name)).collect::<Result<Vec<_>>>()?;
+        let chunks = self.parquet().row_groups().iter().flat_map(|group| {
+            leaves.iter().map(|&leaf| {
+                let (start, length) = group.column(leaf).byte_range();
+                start..start + length
+            })
+        });
+        let view = self.source.view(&chunks.collect::<Vec<_>>())?;
         let schema = self.parquet().file_metadata().schema_descr();
         let mask = ProjectionMask::columns(schema, names.iter().copied());
-        let reader =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(self.bytes.clone(), self.metadata.clone())
-                .with_projection(mask)
-                .with_batch_size(self.rows().max(1))
-                .build()
-                .map_err(|e| shard_error(self.path(), &e))?;
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(view, self.metadata.clone())
+            .with_projection(mask)
+            .with_batch_size(self.rows().max(1))
+            .build()
+            .map_err(|e| shard_error(self.path(), &e))?;
         let schema = arrow::record_batch::RecordBatchReader::schema(&reader);
         let batches: Vec<_> =
             reader.collect::<Result<_, _>>().map_err(|e| Error::format(self.path(), e.to_string()))?;
@@ -113,6 +111,25 @@ impl Shard {
             return Err(Error::format(self.path(), detail));
         }
         Ok(batch)
+    }
+
+    /// Begins to fetch payloads of a shard in a bucket, all at once; of a mapped file nothing is done.
+    ///
+    /// # Errors
+    /// When a page cannot be found.
+    pub fn ahead(&self, payloads: impl Iterator<Item = (impl AsRef<str>, usize)>) -> Result<Ahead> {
+        if let Source::Mapped(_) = self.source {
+            return Ok(Ahead::default());
+        }
+        let range = |(column, row): (_, usize)| self.span(AsRef::as_ref(&column), row);
+        let ranges = payloads.map(range).collect::<Result<Vec<_>>>()?;
+        Ok(self.source.ahead(ranges.into_iter()))
+    }
+
+    /// Forgets a payload that turned out to be damaged; whether reading it once more may help, since it came from a
+    /// bucket or from the local copy of one.
+    pub fn forget(&self, column: &str, row: usize) -> bool {
+        self.span(column, row).is_ok_and(|span| self.source.forget(&span))
     }
 
     /// The binary value of one row of a payload column; touches the pages of that value only.
@@ -130,11 +147,7 @@ impl Shard {
     pub fn with_payload<T>(&self, column: &str, row: usize, of: impl FnOnce(&[u8]) -> T) -> Result<T> {
         let bad = |detail: String| self.bad(column, row, &detail);
         let (chunk, span) = self.find(column, row)?;
-        self.map.will_need(span.clone());
-        let page = self.bytes.get(span.clone()).ok_or_else(|| bad(OUTSIDE.to_owned()))?;
-        let result = page::with_value(page, chunk.compression(), of).map_err(bad);
-        self.map.was_read(&span);
-        result
+        self.source.with(&span, |page| page::with_value(page, chunk.compression(), of))?.map_err(bad)
     }
 
     /// Where in the file the value of one row of a payload column lies, header and all: nothing else of the file is read
@@ -142,18 +155,18 @@ impl Shard {
     ///
     /// # Errors
     /// When there is no such column or row, or the file's index is damaged.
-    pub fn span(&self, column: &str, row: usize) -> Result<Range<usize>> {
+    pub fn span(&self, column: &str, row: usize) -> Result<Range<u64>> {
         self.find(column, row).map(|(_, span)| span)
     }
 
     /// Says that a value will be wanted soon: the system may start to read it. Wants nothing of a file that is in memory.
     pub fn will_need(&self, column: &str, row: usize) {
         if let Ok(span) = self.span(column, row) {
-            self.map.will_need(span);
+            self.source.will_need(&span);
         }
     }
 
-    fn find(&self, column: &str, row: usize) -> Result<(&ColumnChunkMetaData, Range<usize>)> {
+    fn find(&self, column: &str, row: usize) -> Result<(&ColumnChunkMetaData, Range<u64>)> {
         let bad = |detail: &str| self.bad(column, row, detail);
         let leaf = self.leaf(column)?;
         let group = self.first_rows.partition_point(|&first| first <= row).saturating_sub(1);
@@ -170,10 +183,10 @@ impl Shard {
             )));
         }
         let page = &pages[row - self.first_rows[group]];
-        let start = usize::try_from(page.offset).ok();
-        let span = start.zip(usize::try_from(page.compressed_page_size).ok());
+        let start = u64::try_from(page.offset).ok();
+        let span = start.zip(u64::try_from(page.compressed_page_size).ok());
         let span = span.and_then(|(start, size)| Some(start..start.checked_add(size)?));
-        let span = span.filter(|span| span.end <= self.bytes.len()).ok_or_else(|| bad(OUTSIDE))?;
+        let span = span.filter(|span| span.end <= self.source.size()).ok_or_else(|| bad(OUTSIDE))?;
         Ok((chunk.column(leaf), span))
     }
 
@@ -195,6 +208,23 @@ impl Shard {
 
 /// Of a span that the offset index names.
 const OUTSIDE: &str = "the offset index points outside the file";
+/// Reads footer and offset index, of an object from as few of its last bytes as will do.
+fn footer(source: &Source, path: &Path) -> Result<ArrowReaderMetadata> {
+    let mut reader = ParquetMetaDataReader::new().with_offset_index_policy(PageIndexPolicy::Required);
+    let mut tail = source.tail(0)?;
+    let metadata = loop {
+        match reader.try_parse_sized(&tail, source.size()) {
+            Ok(()) => break reader.finish(),
+            Err(ParquetError::NeedMoreData(needed)) if needed > tail.len() => {
+                tail = source.tail(needed as u64)?;
+            }
+            Err(error) => break Err(error),
+        }
+    };
+    metadata
+        .and_then(|metadata| ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new()))
+        .map_err(|e| shard_error(path, &e))
+}
 
 /// What the Parquet crate takes for granted about a footer and panics without.
 pub(super) fn check_extents(path: &Path, metadata: &ParquetMetaData, length: u64) -> Result<()> {

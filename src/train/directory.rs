@@ -1,5 +1,6 @@
 //! The directory of a run: what it holds, whether it may be started, resumed, or is done.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -54,13 +55,14 @@ impl RunDirectory {
     ///
     /// # Errors
     /// When another process trains there, when it holds a run and `resume` is off, or when the
-    /// run in it has another pipeline or was started on other inputs; what differs is named.
+    /// run in it has another pipeline or was started on other inputs, wherever they lie; what differs is named.
     pub fn open(path: &Path, pipeline: &Pipeline, inputs: &Inputs, resume: bool) -> Result<(Self, Start)> {
         files::require_own(path, &[PIPELINE_FILE], "run")?;
         files::create_dir(path)?;
         let directory = Self { path: path.to_path_buf(), _lock: DirectoryLock::acquire(path)? };
         files::sweep(path)?;
         let stored = path.join(PIPELINE_FILE);
+        let mut inputs = Cow::Borrowed(inputs);
         let text = toml::to_string(pipeline).map_err(|e| Error::format(&stored, e.to_string()))?;
         if stored.exists() {
             if !resume {
@@ -70,7 +72,9 @@ impl RunDirectory {
                 )));
             }
             let earlier = parse::parse(&files::read_sealed(&stored)?, &[], &stored)?;
-            if let Some(difference) = difference(&earlier, pipeline) {
+            let (pipeline, same) = inputs.as_before(pipeline, &earlier, path)?;
+            inputs = Cow::Owned(same);
+            if let Some(difference) = difference(&earlier, &pipeline) {
                 return Err(Error::mismatch(
                     format!("pipeline of the run in {}", path.display()),
                     difference.0,

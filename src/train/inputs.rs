@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +55,40 @@ impl Inputs {
         Ok(Self { student, corpora, caches })
     }
 
+    /// Pipeline and inputs with the places of the run that began in `run` with `earlier`, wherever the same contents lie
+    /// at another place now: a run that began on a disk goes on from a bucket.
+    ///
+    /// # Errors
+    /// When the inputs of that run cannot be read.
+    pub fn as_before(&self, pipeline: &Pipeline, earlier: &Pipeline, run: &Path) -> Result<(Pipeline, Self)> {
+        let mut pipeline = pipeline.clone();
+        if !run.join(INPUTS_FILE).exists() {
+            return Ok((pipeline, self.clone()));
+        }
+        let before = Self::read(run)?;
+        let mut inputs = Self { student: self.student.clone(), ..Self::default() };
+        let corpora = (&self.corpora, &before.corpora, &mut inputs.corpora);
+        put_back(&mut pipeline.data.train, &earlier.data.train, corpora);
+        let corpora = (&self.corpora, &before.corpora, &mut inputs.corpora);
+        put_back(&mut pipeline.data.dev, &earlier.data.dev, corpora);
+        for (number, stage) in pipeline.stage.iter_mut().enumerate() {
+            let then = earlier.stage.get(number);
+            let caches = (&self.caches, &before.caches, &mut inputs.caches);
+            put_back(&mut stage.teacher, then.map_or(&[], |stage| &stage.teacher), caches);
+            for (number, fused) in stage.fuse.iter_mut().enumerate() {
+                let then = then.and_then(|stage| stage.fuse.get(number));
+                let caches = (&self.caches, &before.caches, &mut inputs.caches);
+                put_back(&mut fused.teacher, then.map_or(&[], |fused| &fused.teacher), caches);
+            }
+        }
+        Ok((pipeline, inputs))
+    }
+
+    fn read(run: &Path) -> Result<Self> {
+        let path = run.join(INPUTS_FILE);
+        toml::from_str(&files::read_sealed(&path)?).map_err(|e| Error::format(&path, e.to_string()))
+    }
+
     /// Writes the inputs of a new run, or compares them with those that it was started on.
     ///
     /// # Errors
@@ -65,8 +99,7 @@ impl Inputs {
             let text = toml::to_string(self).map_err(|e| Error::format(&path, e.to_string()))?;
             return files::write_sealed(&path, &text);
         }
-        let earlier: Self =
-            toml::from_str(&files::read_sealed(&path)?).map_err(|e| Error::format(&path, e.to_string()))?;
+        let earlier = Self::read(run)?;
         let changed = |kind: &str, before: &BTreeMap<String, String>, now: &BTreeMap<String, String>| {
             let other = now.iter().find(|(name, hash)| before.get(*name) != Some(hash))?;
             let before = before.get(other.0).map_or("none", String::as_str).to_owned();
@@ -86,5 +119,21 @@ impl Inputs {
                 "put the earlier one back, or start again into another --out",
             ))
         })
+    }
+}
+
+type Names = BTreeMap<String, String>;
+
+/// Replaces places by those of an earlier run where the contents, by the names of `now` and `before`, are the same; `kept`
+/// gets the names that they have then.
+fn put_back(places: &mut [PathBuf], earlier: &[PathBuf], (now, before, kept): (&Names, &Names, &mut Names)) {
+    let name = |path: &Path| path.display().to_string();
+    for (number, place) in places.iter_mut().enumerate() {
+        let Some(hash) = now.get(&name(place)) else { continue };
+        let same = earlier.get(number).filter(|then| before.get(&name(then)) == Some(hash));
+        if let Some(then) = same {
+            place.clone_from(then);
+        }
+        kept.insert(name(place), hash.clone());
     }
 }

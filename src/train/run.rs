@@ -20,7 +20,7 @@ use super::student;
 use super::times::Stretch;
 use crate::device::DeviceChoice;
 use crate::distill::Bridge;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::Model;
 use crate::models::parameters::HostTensor;
 use crate::progress::{self, Progress};
@@ -217,9 +217,17 @@ impl Trainer<'_> {
         let epoch = self.position.epoch;
         let accumulate = self.settings(stage).accumulate;
         while self.position.stage_update < total {
-            let group: Vec<Batch> = self.profile.time(Part::DataWait, &self.device, || {
+            let group = self.profile.time(Part::DataWait, &self.device, || {
                 stream.by_ref().take(accumulate).collect::<Result<_>>()
-            })?;
+            });
+            let group: Vec<Batch> = match group {
+                // A reader that waited for a bucket gave up first.
+                Err(Error::Interrupted(_)) if self.stop.requested() => {
+                    self.checkpoint()?;
+                    return Err(self.interrupted());
+                }
+                group => group?,
+            };
             if group.is_empty() {
                 break;
             }

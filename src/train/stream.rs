@@ -4,6 +4,7 @@
 //! takes from the channels in turn: the order is the plan's whatever the threads do, and at most
 //! [`AHEAD`] batches a worker wait in memory.
 
+use std::collections::BTreeSet;
 use std::thread::{Scope, ScopedJoinHandle};
 
 use crossbeam::channel::{Receiver, bounded};
@@ -19,6 +20,7 @@ use crate::distill::guide;
 use crate::error::{Error, Result};
 use crate::features::transpose;
 use crate::random::Random;
+use crate::store::Ahead;
 
 /// Batches that a worker may be ahead of the trainer.
 const AHEAD: usize = 2;
@@ -111,6 +113,7 @@ impl Assembler<'_> {
         let mut batch = Batch::default();
         let mut rows = Vec::with_capacity(positions.len());
         let mut features = Vec::with_capacity(positions.len());
+        let _ahead = self.ahead(positions)?;
         for &position in positions {
             match self.read(position) {
                 Ok((row, values)) => {
@@ -145,6 +148,33 @@ impl Assembler<'_> {
             batch.nbest.push(row.nbest);
         }
         Ok(batch)
+    }
+
+    /// Begins to fetch what lies in buckets of the examples at `positions`.
+    fn ahead(&self, positions: &[usize]) -> Result<Ahead> {
+        let mut ahead = Ahead::default();
+        let examples =
+            positions.iter().map(|&position| &self.prepared.examples[self.stage.examples[position]]);
+        for (number, corpus) in self.prepared.train.iter().enumerate() {
+            let of_it = examples.clone().filter(|example| example.corpus == number);
+            ahead.join(corpus.ahead(&of_it.map(|example| example.utterance).collect::<Vec<_>>())?);
+        }
+        let columns = match self.settings.objective.target() {
+            Target::None => return Ok(ahead),
+            Target::Hidden => {
+                let layers: BTreeSet<_> = self.stage.pairs.iter().map(|pair| pair.teacher).collect();
+                let weighted = self.settings.frame_weighting();
+                let weights = layers.iter().filter(|_| weighted).map(|&layer| Column::FrameWeight(layer));
+                layers.iter().map(|&layer| Column::Hidden(layer)).chain(weights).collect()
+            }
+            Target::Posterior => vec![Column::Posterior],
+            Target::Nbest => vec![Column::Nbest],
+        };
+        for teacher in &self.stage.teachers {
+            let places = positions.iter().filter_map(|&position| teacher.places.get(position));
+            ahead.join(teacher.set.ahead(&columns, places)?);
+        }
+        Ok(ahead)
     }
 
     fn read(&self, position: usize) -> Result<(Row, Vec<f32>)> {

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::kernels::ctc_possible;
 use crate::labels::Labels;
 use crate::models::HiddenLayer;
+use crate::store::Ahead;
 
 /// Most frames by which a teacher's and a student's output may differ in length.
 pub const FRAME_SLACK: usize = 1;
@@ -111,6 +112,23 @@ impl TeacherSet {
     /// Teacher's name and hash, for the log.
     pub fn teacher(&self) -> String {
         self.caches.first().map(|c| named(&c.identity().teacher)).unwrap_or_default()
+    }
+
+    /// Begins to fetch payloads of caches in buckets.
+    ///
+    /// # Errors
+    /// When a cache does not have one of the columns.
+    pub fn ahead<'p>(
+        &self,
+        columns: &[Column],
+        places: impl Iterator<Item = &'p Place> + Clone,
+    ) -> Result<Ahead> {
+        let mut ahead = Ahead::default();
+        for (number, cache) in self.caches.iter().enumerate() {
+            let of_it = places.clone().filter(|place| place.cache == number);
+            ahead.join(cache.ahead(columns, of_it.map(|place| place.entry))?);
+        }
+        Ok(ahead)
     }
 
     /// Finds the targets of an utterance of the student's corpus; `None` when no cache has it.

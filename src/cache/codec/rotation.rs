@@ -64,6 +64,7 @@ impl Rotation {
             let product = Matrix::transposed(&turned, count, width).multiply(&turned);
             covariance.iter_mut().zip(product).for_each(|(sum, p)| *sum += f64::from(p));
         }
+        settle(&mut covariance);
         let eigen = SymmetricEigen::new(DMatrix::from_vec(width, width, covariance));
         let mut order: Vec<usize> = (0..width).collect();
         order.sort_by(|&a, &b| eigen.eigenvalues[b].total_cmp(&eigen.eigenvalues[a]).then(a.cmp(&b)));
@@ -128,6 +129,18 @@ impl Rotation {
     }
 }
 
+/// Scales a matrix to about 1 by a power of two, which changes no digit, and makes 0 of what is as good as 0: its squares
+/// would leave the range of a double on the way to the eigenvectors, and make NaN of them.
+fn settle(matrix: &mut [f64]) {
+    let largest = matrix.iter().fold(0f64, |most, value| most.max(value.abs()));
+    if largest > 0.0 && largest.is_finite() {
+        let scale = (-largest.log2().floor()).exp2();
+        matrix
+            .iter_mut()
+            .for_each(|value| *value = if value.abs() < 1e-30 * largest { 0.0 } else { *value * scale });
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -149,6 +162,19 @@ pub(super) mod tests {
             }
         }
         out
+    }
+
+    #[test]
+    fn channels_that_are_all_but_dead_make_no_nan() {
+        for scale in [1e-37f32, 1e-30, 1e-20, 1e18] {
+            let mut sample = made_up(500, 24, 3);
+            for frame in sample.chunks_exact_mut(24) {
+                frame[6..].iter_mut().for_each(|value| *value *= scale);
+            }
+            let rotation = Rotation::learn(&sample, 24, 24);
+            assert!(rotation.basis().iter().all(|b| b.is_finite()), "{scale}");
+        }
+        assert!(Rotation::learn(&[0.0; 240], 24, 24).basis().iter().all(|b| b.is_finite()));
     }
 
     #[test]
