@@ -132,26 +132,28 @@ impl Claims {
     /// # Errors
     /// When the directory cannot be read or written, or the wait is stopped.
     fn other(&self, stop: &Stop) -> Result<Option<String>> {
-        let mut told = false;
+        let mut first = true;
         loop {
             let mut unknown = None;
             for path in all(&self.dir)? {
+                let new = !lock(&self.seen).contains_key(&path);
                 match self.look(&path)? {
                     _ if lock(&self.held).contains(&path) => {}
                     None => {}
-                    Some((found, Life::Alive)) => return Ok(Some(describe(&found.text))),
                     Some((found, Life::Dead)) => self.break_up(&path, &found)?,
-                    Some((found, Life::Unknown)) => unknown = Some(describe(&found.text)),
+                    // What is claimed while this process watches is claimed by one that is alive.
+                    Some((found, Life::Unknown)) if first || !new => unknown = Some(describe(&found.text)),
+                    Some((found, _)) => return Ok(Some(describe(&found.text))),
                 }
             }
             let Some(unknown) = unknown else { return Ok(None) };
             if stop.requested() {
                 return Err(Error::Interrupted("nothing was written".to_owned()));
             }
-            if !told {
+            if first {
                 let seconds = self.patience.stale.as_secs();
                 tracing::info!("waiting up to {seconds} s to see whether {unknown} still writes here");
-                told = true;
+                first = false;
             }
             std::thread::sleep(self.patience.beat / 5);
         }
@@ -167,7 +169,7 @@ impl Claims {
         let new = Seen { text, modified, since: Instant::now(), moved: false };
         let now = match seen.get(path) {
             Some(old) if old.text == new.text && old.modified == new.modified => old.clone(),
-            Some(old) => Seen { moved: old.text == new.text, ..new },
+            Some(_) => Seen { moved: true, ..new },
             None => new,
         };
         seen.insert(path.to_path_buf(), now.clone());

@@ -123,3 +123,30 @@ fn who_lost_a_claim_does_not_take_it_from_its_new_holder() {
     drop(slow);
     assert_eq!(std::fs::read(&path).unwrap(), quick.me.text().as_bytes());
 }
+
+#[test]
+fn another_machine_is_alive_if_it_claims_one_thing_after_the_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let far = Holder { host: "far".to_owned(), space: "far".to_owned(), ..Holder::this() };
+    // It never holds one for long enough to be seen to move its time.
+    let quick = Claims::of(far, dir.path(), Patience { beat: Duration::from_secs(3600), ..QUICK });
+    assert!(quick.take("0").unwrap());
+    let end = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..10_000 {
+                std::thread::sleep(Duration::from_millis(50));
+                assert!(quick.take(&(number + 1).to_string()).unwrap());
+                quick.release(&number.to_string());
+                if end.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        let patience = Patience { stale: Duration::from_secs(60), ..QUICK };
+        let found = alone(dir.path(), patience, &Stop::default()).map_err(|error| error.to_string());
+        end.store(true, std::sync::atomic::Ordering::Relaxed);
+        let error = found.unwrap_err();
+        assert!(error.contains("on far") && error.contains("being written"), "{error}");
+    });
+}
