@@ -15,6 +15,7 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData};
 
+use super::guard::guarded;
 use super::mapped::Mapped;
 use super::page;
 use super::writer::shard_error;
@@ -43,13 +44,17 @@ impl Shard {
         let map = Mapped::new(&file).map_err(|e| Error::io("map", path, e))?;
         let bytes = map.bytes();
         let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Required);
-        let metadata = ArrowReaderMetadata::load(&bytes, options).map_err(|e| shard_error(path, &e))?;
+        let load = || ArrowReaderMetadata::load(&bytes, options).map_err(|e| shard_error(path, &e));
+        let metadata = guarded(path, load)?;
         check_extents(path, metadata.metadata(), bytes.len() as u64)?;
         let mut first_rows = vec![0];
         for group in metadata.metadata().row_groups() {
             let rows = usize::try_from(group.num_rows())
                 .map_err(|_| Error::format(path, "a row group with a negative number of rows"))?;
-            first_rows.push(first_rows[first_rows.len() - 1] + rows);
+            let all = rows.checked_add(first_rows[first_rows.len() - 1]).filter(|&all| all <= bytes.len());
+            // Every row takes a byte at least, and is made room for.
+            let all = all.ok_or_else(|| Error::format(path, "more rows than the file has bytes"))?;
+            first_rows.push(all);
         }
         // From here on utterances are asked for in any order, most shards not for long.
         map.expect_random();
@@ -97,15 +102,18 @@ impl Shard {
         }
         let schema = self.parquet().file_metadata().schema_descr();
         let mask = ProjectionMask::columns(schema, names.iter().copied());
-        let reader =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(self.bytes.clone(), self.metadata.clone())
+        let bad = |e: &dyn std::fmt::Display| Error::format(self.path(), e.to_string());
+        let (schema, batches) = guarded(self.path(), || {
+            let (bytes, metadata) = (self.bytes.clone(), self.metadata.clone());
+            let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(bytes, metadata)
                 .with_projection(mask)
                 .with_batch_size(self.rows().max(1))
                 .build()
                 .map_err(|e| shard_error(self.path(), &e))?;
-        let schema = arrow::record_batch::RecordBatchReader::schema(&reader);
-        let batches: Vec<_> =
-            reader.collect::<Result<_, _>>().map_err(|e| Error::format(self.path(), e.to_string()))?;
+            let schema = arrow::record_batch::RecordBatchReader::schema(&reader);
+            let batches: Vec<RecordBatch> = reader.collect::<Result<_, _>>().map_err(|e| bad(&e))?;
+            Ok((schema, batches))
+        })?;
         let batch =
             concat_batches(&schema, &batches).map_err(|e| Error::format(self.path(), e.to_string()))?;
         if batch.num_rows() != self.rows() {
