@@ -11,7 +11,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 TUTORNET := $(TARGET)/release/tutornet
 DEVICE ?= auto
 
-.PHONY: help build demo demo-clean test test-interop test-torch test-slurm bench bench-peers bench-read bench-memory bench-gpu bench-beam lint cache train FORCE
+.PHONY: help build demo demo-clean test test-interop test-torch test-slurm torture fuzz bench bench-peers bench-read bench-memory bench-gpu bench-beam lint cache train FORCE
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile pipelines/tables.mk | expand -t 20
@@ -154,6 +154,21 @@ test: ## Every test that needs Rust only; says at its end what was not run, and 
 	if [ -s $(NOT_RUN) ]; then echo "Not run:"; sort -u $(NOT_RUN) | sed 's/^/  /'; \
 	else echo "Not run: nothing, every test found what it needs."; fi; \
 	exit $$status
+
+# Half an hour on two cores. SEED=n repeats a run.
+SEED ?= $(shell date +%s)
+
+torture: ## [SEED=n] Kills, full disks, closed places, wrong clocks and changed bits, in full
+	TUTORNET_TORTURE=full TUTORNET_TORTURE_SEED=$(SEED) $(CARGO) test --release --locked --test it torture:: -- --nocapture --test-threads=1
+
+# Nightly Rust and cargo-fuzz. What is new and worth keeping: `cargo +nightly fuzz cmin TARGET`, then commit fuzz/corpus.
+FUZZ_SECONDS ?= 300
+FUZZ_TARGETS ?= shard texts codec payload
+
+fuzz: ## [FUZZ_SECONDS=300] [FUZZ_TARGETS="shard texts codec payload"]: coverage-guided fuzzing of what reads caches
+	@for target in $(FUZZ_TARGETS); do \
+		$(CARGO) +nightly fuzz run -O $$target -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -malloc_limit_mb=600 \
+			-max_len=16384 -timeout=20 -print_final_stats=1; done
 
 test-interop: .venv/.done $(TUTORNET) ## Reads and writes our files with Python: pyarrow, polars, DuckDB (makes .venv)
 	@for script in $(filter-out %/made.py,$(wildcard tests/interop/*.py)); do echo "== $$script"; \

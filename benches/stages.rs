@@ -8,10 +8,12 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use divan::{Bencher, black_box, counter::ItemsCount};
 use half::f16;
-use tutornet::cache::codec;
+use tutornet::cache::column::Column;
+use tutornet::cache::schema::Key;
+use tutornet::cache::{Cache, Entry, codec};
 use tutornet::features::Frontend;
 use tutornet::kernels::{LstmWeights, Together, bi_lstm, ctc_loss};
-use tutornet::models::{BatchNormMode, Mode, Model, TrainState, presets};
+use tutornet::models::{BatchNormMode, HiddenLayer, Mode, Model, TrainState, presets};
 use tutornet::random::Random;
 
 const SECONDS: usize = 10;
@@ -143,4 +145,41 @@ fn codec_decode(bencher: Bencher) {
         codec::f16::decode(black_box(&payload), SECONDS * 50, 1024, &mut out).expect("a payload");
         out.len()
     });
+}
+
+/// A payload held to its checksum, as every read does.
+#[divan::bench]
+fn codec_checksum(bencher: Bencher) {
+    let payload = codec::f16::encode(&hidden(), SECONDS * 50, 1024);
+    let key = Key { utterance: "bench".to_owned(), samples: 160_000, audio_hash: [7; 16], frames: 500 };
+    bencher.counter(audio(SECONDS)).bench(|| key.checksum(black_box(&payload)));
+}
+
+/// Every payload of the hidden column of a real cache (TUTORNET_CACHE), read as stage two does; with `checksum` alone, what of
+/// that is the checksum.
+#[divan::bench(args = ["read", "checksum"], sample_count = 9)]
+fn cache_reading(bencher: Bencher, what: &str) {
+    let Some(dir) = std::env::var_os("TUTORNET_CACHE") else { return };
+    let cache = Cache::open(std::path::Path::new(&dir)).expect("a cache");
+    let entries: Vec<usize> =
+        (0..cache.entries().len()).step_by(cache.entries().len().div_ceil(200)).collect();
+    let payloads: Vec<(Key, _)> = entries
+        .iter()
+        .map(|&index| {
+            let Entry { utterance, samples, audio_hash, frames, .. } = cache.entries()[index].clone();
+            let payload = cache.raw(Column::Hidden(HiddenLayer::Last), index).expect("a payload");
+            (Key { utterance, samples, audio_hash, frames }, payload)
+        })
+        .collect();
+    let mut out = Vec::new();
+    if what == "checksum" {
+        bencher.bench(|| payloads.iter().map(|(key, payload)| key.checksum(payload)[0]).max());
+    } else {
+        bencher.bench_local(move || {
+            for &index in &entries {
+                cache.coordinates(HiddenLayer::Last, index, &mut out).expect("a payload");
+            }
+            out.len()
+        });
+    }
 }

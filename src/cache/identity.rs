@@ -190,15 +190,7 @@ impl Identity {
         if format != FORMAT {
             return Err(Error::format(&path, format!("expected format {FORMAT}, found {format}")));
         }
-        let version = keys.get("version").and_then(toml::Value::as_integer).unwrap_or(0);
-        if version != i64::from(VERSION) {
-            return Err(Error::mismatch(
-                format!("cache format of {}", path.display()),
-                format!("version {VERSION}"),
-                format!("version {version}"),
-                "read it with the tutornet that wrote it, or cache the corpus again into another directory",
-            ));
-        }
+        require_version(&path, keys.get("version").and_then(toml::Value::as_integer))?;
         let identity: Self = toml::from_str(&text).map_err(bad)?;
         let codec =
             identity.codec_name().map_err(|detail| Error::format(&path, format!("codec: {detail}")))?;
@@ -326,6 +318,19 @@ impl Identity {
             ("N best texts", nbest),
         ]
     }
+}
+
+/// Refuses a file of the cache that is of another version of the format than this program reads.
+pub(super) fn require_version(path: &Path, found: Option<i64>) -> Result<()> {
+    if found == Some(i64::from(VERSION)) {
+        return Ok(());
+    }
+    Err(Error::mismatch(
+        format!("cache format of {}", path.display()),
+        format!("version {VERSION}"),
+        found.map_or("none".to_owned(), |found| format!("version {found}")),
+        "read it with the tutornet that wrote it, or cache the corpus again into another directory",
+    ))
 }
 
 /// The first digits of a hash, enough to tell two apart in a message.

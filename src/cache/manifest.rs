@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::identity::IDENTITY;
+use super::identity::{IDENTITY, VERSION, require_version};
 use super::tasks::plan::PLAN;
 use crate::error::{Error, Result};
 use crate::files;
@@ -20,6 +20,9 @@ pub const ADDING: &str = "adding.toml";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
+    /// Version of the format, as in `cache.toml`; a manifest without one is of version 1.
+    #[serde(default = "first")]
+    pub version: u32,
     /// BLAKE3 of `cache.toml`, 64 hexadecimal digits.
     pub identity: String,
     /// Utterances in all shards.
@@ -29,6 +32,10 @@ pub struct Manifest {
     /// One entry a shard, in order.
     #[serde(default)]
     pub shards: Vec<ShardEntry>,
+}
+
+fn first() -> u32 {
+    1
 }
 
 /// One finished shard.
@@ -45,13 +52,17 @@ pub struct ShardEntry {
     pub bytes: u64,
     /// BLAKE3 of the file, 64 hexadecimal digits.
     pub blake3: String,
+    /// BLAKE3 of what its small columns hold (see [`super::schema::rows_blake3`]), so that nothing of them is taken
+    /// unchecked when the cache is opened; absent where another program wrote the cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_blake3: Option<String>,
 }
 
 impl ShardEntry {
     /// The entry of a shard that was just written under `file`.
     pub fn new(file: &str, frames: u64, summary: ShardSummary) -> Self {
-        let ShardSummary { rows, bytes, blake3 } = summary;
-        Self { file: file.to_owned(), rows, frames, bytes, blake3 }
+        let ShardSummary { rows, bytes, blake3, rows_blake3 } = summary;
+        Self { file: file.to_owned(), rows, frames, bytes, blake3, rows_blake3 }
     }
 
     /// Says how the file in `dir` differs from this entry, if it does.
@@ -82,6 +93,7 @@ impl Manifest {
     /// When `cache.toml` cannot be read.
     pub fn new(dir: &Path, shards: Vec<ShardEntry>) -> Result<Self> {
         Ok(Self {
+            version: VERSION,
             identity: files::blake3_file(&dir.join(IDENTITY))?,
             utterances: shards.iter().map(|s| s.rows).sum(),
             frames: shards.iter().map(|s| s.frames).sum(),
@@ -109,8 +121,11 @@ impl Manifest {
             return Err(Error::format(dir, detail));
         }
         let text = files::read_sealed(&path)?;
-        let manifest: Self =
-            toml::from_str(&text).map_err(|e| Error::format(&path, e.message().to_owned()))?;
+        let bad = |e: toml::de::Error| Error::format(&path, e.message().to_owned());
+        // The version first: another version's keys are not this version's mistakes.
+        let keys: toml::Table = toml::from_str(&text).map_err(bad)?;
+        require_version(&path, keys.get("version").map_or(Some(1), toml::Value::as_integer))?;
+        let manifest: Self = toml::from_str(&text).map_err(bad)?;
         let found = files::blake3_file(&dir.join(IDENTITY))?;
         if manifest.identity != found {
             return Err(Error::mismatch(
@@ -154,7 +169,11 @@ mod tests {
         super::super::identity::tests::example(8).save(dir).unwrap();
         std::fs::write(dir.join("shard-00000.parquet"), b"abc").unwrap();
         let blake3 = blake3::hash(b"abc").to_hex().to_string();
-        let entry = ShardEntry::new("shard-00000.parquet", 7, ShardSummary { rows: 1, bytes: 3, blake3 });
+        let entry = ShardEntry::new(
+            "shard-00000.parquet",
+            7,
+            ShardSummary { rows: 1, bytes: 3, blake3, rows_blake3: None },
+        );
         let manifest = Manifest::new(dir, vec![entry.clone()]).unwrap();
         manifest.save(dir).unwrap();
         assert_eq!(Manifest::load(dir).unwrap(), manifest);
@@ -168,7 +187,18 @@ mod tests {
         std::fs::remove_file(dir.join("shard-00000.parquet")).unwrap();
         assert_eq!(entry.difference(dir).unwrap().unwrap(), "missing");
 
+        // What came before there was a version is of the first; what comes after ours is refused.
+        let text = files::read_sealed(&dir.join(MANIFEST)).unwrap();
+        assert!(text.starts_with("version = 1\n"), "{text}");
+        files::write_sealed(&dir.join(MANIFEST), &text.replace("version = 1\n", "")).unwrap();
+        assert_eq!(Manifest::load(dir).unwrap(), manifest);
+        files::write_sealed(&dir.join(MANIFEST), &text.replace("version = 1\n", "version = 2\nnew = 3\n"))
+            .unwrap();
+        let error = Manifest::load(dir).unwrap_err().to_string();
+        assert!(error.contains("manifest.toml: expected version 1, found version 2"), "{error}");
+
         super::super::identity::tests::example(16).save(dir).unwrap();
+        manifest.save(dir).unwrap();
         assert!(Manifest::load(dir).unwrap_err().to_string().contains("from another cache"));
     }
 }

@@ -29,6 +29,7 @@ pub mod plan;
 pub mod rate;
 mod reader;
 mod recode;
+mod repair;
 mod resume;
 pub mod rows;
 pub mod schema;
@@ -49,9 +50,10 @@ pub use manifest::{Manifest, ShardEntry};
 pub use merge::{MergeOptions, Merged, merge};
 pub use reader::{Cache, Entry};
 pub use recode::{RecodeOptions, Recoded, recode};
+pub use repair::{Repaired, repair};
 pub use seal::{Missing, Sealed, Sealing, seal};
 pub use tasks::Task;
-pub use verify::{Description, describe, verify};
+pub use verify::{Description, describe, examine, verify};
 pub use weights::{FrameWeight, frame_weights};
 
 #[cfg(test)]

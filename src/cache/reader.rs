@@ -71,6 +71,9 @@ impl Cache {
                 let detail = format!("expected {} rows, found {}; {repair}", entry.rows, rows.keys().len());
                 return Err(Error::format(&path, detail));
             }
+            if let Some(expected) = &entry.rows_blake3 {
+                rows.require_rows(expected)?;
+            }
             let shard = number_of(number, &path)?;
             for (row, key) in rows.keys().iter().enumerate() {
                 if by_name.insert(key.utterance.clone(), entries.len()).is_some() {

@@ -3,7 +3,7 @@
 //! A finished shard has a record beside it, `shard-00000.done`: sealed, with the file's size and BLAKE3,
 //! written after the shard and gone when the manifest takes its place. A shard that has neither record
 //! nor manifest entry (the process died between the two files, or the manifest itself was damaged) is
-//! trusted when every row is the corpus' and every payload passes its checksum.
+//! trusted when every row is the corpus' and every payload passes its checksum; its file is then what those rows make.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,12 +11,14 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::codec::CodecModel;
+use super::column::Column;
 use super::identity::Identity;
 use super::manifest::{MANIFEST, Manifest, ShardEntry};
 use super::rows::Rows;
-use super::schema::Key;
+use super::schema::{Key, Row, write_shard_unless};
 use crate::error::{Error, Result};
 use crate::files;
+use crate::shard::ShardSummary;
 
 /// Extension of the record of a finished shard.
 pub(super) const RECORD: &str = "done";
@@ -138,24 +140,32 @@ pub(super) fn by_contents(
     if !path.exists() {
         return Ok(None);
     }
-    let check = || -> Result<u64> {
+    let check = || -> Result<Vec<Row>> {
         let rows = Rows::open(&path, identity, cache, codecs)?;
         if rows.keys() != wanted.keys {
             return Err(Error::format(&path, "its rows are not those of the corpus' shard"));
         }
         let mut scratch = Vec::new();
-        for row in 0..rows.keys().len() {
-            for &column in rows.columns() {
+        let row = |(row, key): (usize, &Key)| -> Result<Row> {
+            let mut payload = |&column: &Column| -> Result<Vec<u8>> {
                 rows.check(column, row, &mut scratch)?;
-            }
-        }
-        Ok(rows.keys().iter().map(|k| u64::from(k.frames)).sum())
+                Ok(rows.raw(column, row)?.to_vec())
+            };
+            Ok(Row::new(key.clone(), rows.columns().iter().map(&mut payload).collect::<Result<_>>()?))
+        };
+        wanted.keys.iter().enumerate().map(row).collect()
     };
     match check() {
-        Ok(frames) => {
-            let bytes = std::fs::metadata(&path).map_err(|e| Error::io("read", &path, e))?.len();
-            let (rows, blake3) = (wanted.keys.len() as u64, files::blake3_file(&path)?);
-            Ok(Some(ShardEntry { file: wanted.file.clone(), rows, frames, bytes, blake3 }))
+        Ok(rows) => {
+            // A file's bytes follow from its rows: where they do not, what no checksum covers has changed.
+            let found = files::blake3_file(&path)?;
+            let is_there = |summary: &ShardSummary| summary.blake3 == found;
+            let summary = write_shard_unless(&path, identity, cache, &rows, is_there)?;
+            if summary.blake3 != found {
+                tracing::warn!("{}: its payloads are whole, the rest is not; written again", path.display());
+            }
+            let frames = rows.iter().map(|row| u64::from(row.key.frames)).sum();
+            Ok(Some(ShardEntry::new(&wanted.file, frames, summary)))
         }
         Err(e) => {
             tracing::warn!("{e}; writing it again");

@@ -12,7 +12,7 @@ use super::codec::{Codec, CodecModel};
 use super::column::{Column, payloads};
 use super::identity::{Identity, short};
 use super::nbest::{self, NbestText};
-use super::schema::{CHECKSUM, KIND, Key, SMALL, key};
+use super::schema::{CHECKSUM, KIND, Key, SMALL, key, rows_blake3};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::models::HiddenLayer;
@@ -43,24 +43,7 @@ impl Rows {
         let shard = Shard::open(path)?;
         require_member(&shard, identity, cache)?;
         let columns = payloads(identity);
-        let batch = shard.columns(&SMALL)?;
-        let checksums = batch.column_by_name(CHECKSUM).map(AsRef::as_ref).unwrap_or(batch.column(0).as_ref());
-        let expected = DataType::FixedSizeBinary(i32::try_from(16 * columns.len()).unwrap_or(0));
-        if checksums.data_type() != &expected || checksums.null_count() > 0 {
-            let detail = format!("column {CHECKSUM}: expected {expected}, found {}", checksums.data_type());
-            return Err(Error::format(path, detail));
-        }
-        let checksums = checksums.as_fixed_size_binary().iter().flatten().flatten().copied().collect();
-        let mut keys = Vec::with_capacity(shard.rows());
-        let names = shard::strings(&batch, "utterance", path)?;
-        let samples = shard::u64s(&batch, "samples", path)?;
-        let hashes = shard::hashes(&batch, "audio_hash", path)?;
-        let frames = shard::u32s(&batch, "frames", path)?;
-        for (((utterance, samples), audio_hash), frames) in
-            names.into_iter().zip(samples).zip(hashes).zip(frames)
-        {
-            keys.push(Key { utterance, samples, audio_hash, frames });
-        }
+        let (keys, checksums) = small(&shard, columns.len())?;
         let names = columns.iter().map(ToString::to_string).collect();
         let (widths, codecs) = (identity.hidden_layers(), Arc::clone(codecs));
         Ok(Self { shard, keys, checksums, columns, names, widths, codecs, labels: identity.labels.count() })
@@ -71,10 +54,23 @@ impl Rows {
         &self.keys
     }
 
-    /// The checksums of a row as they are stored: 16 bytes a payload column.
+    /// The checksums of a row, 16 bytes a payload column.
     pub fn checksums(&self, row: usize) -> &[u8] {
-        let size = 16 * self.columns.len();
-        self.checksums.get(row * size..(row + 1) * size).unwrap_or_default()
+        let bytes = 16 * self.columns.len();
+        self.checksums.get(row * bytes..(row + 1) * bytes).unwrap_or_default()
+    }
+
+    /// Refuses small columns other than those that the manifest has the BLAKE3 of.
+    ///
+    /// # Errors
+    /// When they are others.
+    pub fn require_rows(&self, expected: &str) -> Result<()> {
+        let found = rows_blake3(self.keys.iter().enumerate().map(|(row, key)| (key, self.checksums(row))));
+        if found == expected {
+            return Ok(());
+        }
+        let detail = format!("expected rows of BLAKE3 {expected}, found {found}: the file was changed");
+        Err(Error::format(self.shard.path(), detail))
     }
 
     /// Compressed bytes of a column in the file.
@@ -251,8 +247,7 @@ impl Rows {
             let detail = format!("no column {column} or no row {row} of {}", self.keys.len());
             return Err(Error::format(self.shard.path(), detail));
         };
-        let start = 16 * (row * self.columns.len() + at);
-        let expected = self.checksums.get(start..start + 16).unwrap_or_default();
+        let expected = self.checksums(row).get(16 * at..16 * at + 16).unwrap_or_default();
         let checked = |payload: &[u8]| {
             let found = key.checksum(payload);
             if expected == found {
@@ -289,6 +284,26 @@ impl Rows {
             detail,
         }
     }
+}
+
+/// The keys of a shard's rows, and their checksums of 16 bytes for each of `columns` payload columns.
+pub(super) fn small(shard: &Shard, columns: usize) -> Result<(Vec<Key>, Vec<u8>)> {
+    let path = shard.path();
+    let batch = shard.columns(&SMALL)?;
+    let checksums = batch.column_by_name(CHECKSUM).map(AsRef::as_ref).unwrap_or(batch.column(0).as_ref());
+    let expected = DataType::FixedSizeBinary(i32::try_from(16 * columns).unwrap_or(0));
+    if checksums.data_type() != &expected || checksums.null_count() > 0 {
+        let detail = format!("column {CHECKSUM}: expected {expected}, found {}", checksums.data_type());
+        return Err(Error::format(path, detail));
+    }
+    let checksums = checksums.as_fixed_size_binary().iter().flatten().flatten().copied().collect();
+    let names = shard::strings(&batch, "utterance", path)?.into_iter();
+    let samples = shard::u64s(&batch, "samples", path)?;
+    let hashes = shard::hashes(&batch, "audio_hash", path)?;
+    let frames = shard::u32s(&batch, "frames", path)?;
+    let rows = names.zip(samples).zip(hashes).zip(frames);
+    let key = |(((utterance, samples), audio_hash), frames)| Key { utterance, samples, audio_hash, frames };
+    Ok((rows.map(key).collect(), checksums))
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

@@ -12,8 +12,9 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
 use super::column::payloads;
 use super::identity::Identity;
+use super::rows::small;
 use crate::error::{Error, Result};
-use crate::shard::{self, ShardSummary, ShardWriter};
+use crate::shard::{self, Shard, ShardSummary, ShardWriter};
 
 /// Small columns, read when a shard is opened.
 pub const SMALL: [&str; 5] = ["utterance", "samples", "audio_hash", "frames", CHECKSUM];
@@ -132,13 +133,40 @@ pub fn metadata(identity: &Identity, cache: &str) -> Vec<(String, String)> {
 /// # Errors
 /// When the disk is full or the system refuses.
 pub fn write_shard(path: &Path, identity: &Identity, cache: &str, rows: &[Row]) -> Result<ShardSummary> {
+    write_shard_unless(path, identity, cache, rows, |_| false)
+}
+
+/// Like [`write_shard`], but leaves what lies at `path` where `is_there` says that it is the same.
+///
+/// # Errors
+/// As for [`write_shard`].
+pub(super) fn write_shard_unless(
+    path: &Path,
+    identity: &Identity,
+    cache: &str,
+    rows: &[Row],
+    is_there: impl FnOnce(&ShardSummary) -> bool,
+) -> Result<ShardSummary> {
     let schema = schema(identity)?;
     let columns: Vec<String> = payloads(identity).iter().map(ToString::to_string).collect();
     let mut writer = ShardWriter::create(path, schema.clone(), &columns, &metadata(identity, cache))?;
     for row in rows {
         writer.write(&batch(row, &schema).map_err(|e| Error::format(path, e.to_string()))?)?;
     }
-    writer.finish()
+    let rows_blake3 = rows_blake3(rows.iter().map(|row| (&row.key, row.checksum.as_slice())));
+    Ok(ShardSummary { rows_blake3: Some(rows_blake3), ..writer.finish_unless(is_there)? })
+}
+
+/// BLAKE3 over the small columns of a shard's rows, in order: of each the length of `utterance` in bytes (8 bytes),
+/// `utterance`, `samples` (8), `frames` (4), `audio_hash` (16) and `checksum`, numbers little-endian.
+pub fn rows_blake3<'a>(rows: impl Iterator<Item = (&'a Key, &'a [u8])>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (key, checksum) in rows {
+        hasher.update(&(key.utterance.len() as u64).to_le_bytes()).update(key.utterance.as_bytes());
+        hasher.update(&key.samples.to_le_bytes()).update(&key.frames.to_le_bytes());
+        hasher.update(&key.audio_hash).update(checksum);
+    }
+    hasher.finalize().to_hex().to_string()
 }
 
 /// Writes the shard `to` of the rows of the shard `from` under another identity, whole or not at all. The pages of
@@ -154,7 +182,11 @@ pub fn copy_rows(
     fresh: &mut dyn FnMut(Range<usize>) -> Result<Vec<(String, ArrayRef)>>,
 ) -> Result<ShardSummary> {
     let columns: Vec<String> = payloads(identity).iter().map(ToString::to_string).collect();
-    shard::copy_shard(from, to, &schema(identity)?, &columns, &metadata(identity, cache), fresh)
+    let summary =
+        shard::copy_shard(from, to, &schema(identity)?, &columns, &metadata(identity, cache), fresh)?;
+    let (keys, checksums) = small(&Shard::open(to)?, columns.len())?;
+    let rows_blake3 = rows_blake3(keys.iter().zip(checksums.chunks_exact(16 * columns.len())));
+    Ok(ShardSummary { rows_blake3: Some(rows_blake3), ..summary })
 }
 
 fn batch(row: &Row, schema: &SchemaRef) -> std::result::Result<RecordBatch, arrow::error::ArrowError> {

@@ -137,7 +137,7 @@ pub(super) fn settle_codec(
             format!("codec learned again for {}", out.display()),
             expected,
             hash,
-            "another machine or device learned the first; start again into another --out",
+            "another machine or device learned the first, or it was taken from another cache: then give that with --codec-from, else start again into another --out",
         ));
     }
     identity.codec_model = Some(hash);

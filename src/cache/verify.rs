@@ -14,8 +14,9 @@ use super::rows::Rows;
 use super::weights::{FrameWeight, frame_weights};
 use crate::error::{Error, Result};
 use crate::features::Frontend;
+use crate::files;
 use crate::models::HiddenLayer;
-use crate::shard::Problem;
+use crate::shard::{FileReport, Problem, check_all};
 use crate::store;
 
 /// A cache in numbers.
@@ -134,108 +135,104 @@ pub fn describe(dir: &Path) -> Result<Description> {
     })
 }
 
-/// Reads every byte of a cache and lists what is not as it was written: the seals of `cache.toml` and
-/// `manifest.toml`, the BLAKE3 of every shard, the checksum of every payload, and shards that no
-/// manifest knows. `progress` is told bytes done and in all.
+/// Reads every byte of a cache and lists what is not as it was written; see [`examine`].
 ///
 /// # Errors
 /// When the directory cannot be listed; damage is no error here.
 pub fn verify(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<Problem>> {
+    Ok(examine(dir, progress)?.into_iter().flat_map(|report| report.problems).collect())
+}
+
+/// Reads every byte of a cache and says of every file how it was found: the seals of `cache.toml` and
+/// `manifest.toml`, the BLAKE3 of what a codec learned and of every shard, the checksum of every payload, and shards
+/// that no manifest knows. Shards are read on all cores; `progress` is told bytes done and in all. Without a
+/// manifest the checksums of the shards that are there are all there is to go by.
+///
+/// # Errors
+/// When the directory cannot be listed; damage is no error here.
+pub fn examine(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<FileReport>> {
     let identity = Identity::load(dir);
     let manifest = Manifest::load(dir);
-    let mut problems = Vec::new();
-    if let Err(e) = &identity {
-        problems.push(Problem::file(dir.join(IDENTITY), words(e)));
+    let mut reports =
+        vec![text(dir, IDENTITY, identity.as_ref().err()), text(dir, MANIFEST, manifest.as_ref().err())];
+    let identity = identity.ok();
+    let codecs = identity.as_ref().map(|identity| CodecModel::open(dir, identity));
+    if identity.as_ref().is_some_and(|identity| identity.codec_model.is_some()) {
+        reports.push(text(dir, CODEC_FILE, codecs.as_ref().and_then(|codecs| codecs.as_ref().err())));
     }
-    let manifest = match manifest {
-        Ok(manifest) => manifest,
-        Err(e) => {
-            problems.push(Problem::file(dir.join(MANIFEST), words(&e)));
-            return Ok(problems);
-        }
+    let codecs = codecs.and_then(std::result::Result::ok).map(Arc::new);
+    let hash = files::blake3_file(&dir.join(IDENTITY)).unwrap_or_default();
+    let of =
+        identity.as_ref().zip(codecs.as_ref()).map(|(identity, codecs)| (identity, hash.as_str(), codecs));
+    let there = shards(dir)?;
+    let listed: Vec<(ShardEntry, u64)> = match &manifest {
+        Ok(manifest) => manifest.shards.iter().map(|entry| (entry.clone(), entry.bytes)).collect(),
+        Err(_) => Vec::new(),
     };
-    let codecs = identity.as_ref().ok().map(|identity| CodecModel::open(dir, identity));
-    if let Some(Err(e)) = &codecs {
-        problems.push(Problem::file(dir.join(CODEC_FILE), words(e)));
+    reports.extend(check_all(&listed, |entry| shard(dir, entry, of), progress));
+    if manifest.is_ok() {
+        let surplus = there.iter().filter(|name| !listed.iter().any(|(entry, _)| entry.file == **name));
+        let detail = format!("a shard that {MANIFEST} does not have");
+        reports.extend(surplus.map(|name| FileReport::surplus(dir, name, detail.clone())));
+    } else {
+        let found: Vec<(String, u64)> = there.into_iter().map(|name| (name, 0)).collect();
+        let check = |name: &String| {
+            let mut problems = Vec::new();
+            if let Some(of) = of {
+                payloads(&dir.join(name), of, &mut problems);
+            }
+            FileReport::new(dir, name, problems)
+        };
+        reports.extend(check_all(&found, check, progress));
     }
-    let codecs = codecs.and_then(Result::ok).map(Arc::new);
-    let total: u64 = manifest.shards.iter().map(|s| s.bytes).sum();
-    let mut done = 0;
-    progress(done, total);
-    for entry in &manifest.shards {
-        let before = problems.len();
-        if let (Ok(identity), Some(codecs)) = (&identity, &codecs) {
-            verify_rows(dir, entry, identity, &manifest.identity, codecs, &mut problems);
-        }
-        match entry.difference(dir) {
-            Ok(None) => {}
-            // Named more precisely above.
-            Ok(Some(_)) if problems.len() > before => {}
-            Ok(Some(difference)) => problems.push(Problem::file(dir.join(&entry.file), difference)),
-            Err(e) => problems.push(Problem::file(dir.join(&entry.file), words(&e))),
-        }
-        done += entry.bytes;
-        progress(done, total);
+    Ok(reports)
+}
+
+/// What every shard is read with: identity, BLAKE3 of `cache.toml`, codecs.
+type Of<'a> = (&'a Identity, &'a str, &'a Arc<CodecModel>);
+
+fn text(dir: &Path, file: &str, error: Option<&Error>) -> FileReport {
+    FileReport::new(dir, file, error.map(|e| Problem::of(dir.join(file), e)).into_iter().collect())
+}
+
+/// A shard against its entry, and every payload of it against its checksum.
+fn shard(dir: &Path, entry: &ShardEntry, of: Option<Of>) -> FileReport {
+    let path = dir.join(&entry.file);
+    let mut problems = Vec::new();
+    // A file of another size is reported as such, below.
+    if let (Some(of), Ok(None)) = (of, entry.size_difference(dir)) {
+        payloads(&path, of, &mut problems);
     }
-    surplus(dir, &manifest, &mut problems)?;
-    Ok(problems)
+    match entry.difference(dir) {
+        // Named more precisely above.
+        Ok(Some(_)) if !problems.is_empty() => {}
+        Ok(difference) => problems.extend(difference.map(|difference| Problem::file(&path, difference))),
+        Err(e) => problems.push(Problem::of(&path, &e)),
+    }
+    FileReport::new(dir, &entry.file, problems)
 }
 
 /// Every payload of a shard against its checksum.
-fn verify_rows(
-    dir: &Path,
-    entry: &ShardEntry,
-    identity: &Identity,
-    cache: &str,
-    codecs: &Arc<CodecModel>,
-    problems: &mut Vec<Problem>,
-) {
-    let path = dir.join(&entry.file);
-    match entry.size_difference(dir) {
-        Ok(None) => {}
-        // The comparison with the manifest reports it.
-        Ok(Some(_)) | Err(_) => return,
-    }
-    let rows = match Rows::open(&path, identity, cache, codecs) {
+fn payloads(path: &Path, (identity, cache, codecs): Of, problems: &mut Vec<Problem>) {
+    let rows = match Rows::open(path, identity, cache, codecs) {
         Ok(rows) => rows,
-        Err(e) => {
-            problems.push(Problem::file(&path, words(&e)));
-            return;
-        }
+        Err(e) => return problems.push(Problem::of(path, &e)),
     };
     let mut scratch = Vec::new();
     for (row, key) in rows.keys().iter().enumerate() {
         for &column in rows.columns() {
             if let Err(e) = rows.check(column, row, &mut scratch) {
-                problems.push(Problem {
-                    path: path.clone(),
-                    utterance: Some(key.utterance.clone()),
-                    column: Some(column.to_string()),
-                    detail: words(&e),
-                });
+                problems.push(Problem::payload(path, &key.utterance, column, &e));
             }
         }
     }
 }
 
-/// Shards that the manifest does not have.
-fn surplus(dir: &Path, manifest: &Manifest, problems: &mut Vec<Problem>) -> Result<()> {
-    let names = store::names(dir)?;
-    for name in names.iter().filter(|n| n.ends_with(".parquet") && !n.starts_with('.')) {
-        if !manifest.shards.iter().any(|s| s.file == *name) {
-            problems.push(Problem::file(dir.join(name), format!("a shard that {MANIFEST} does not have")));
-        }
-    }
-    Ok(())
-}
-
-/// What went wrong without the place, which a [`Problem`] names itself.
-fn words(error: &Error) -> String {
-    match error {
-        Error::Io { action, source, .. } => format!("cannot {action}: {source}"),
-        Error::Format { detail, .. } | Error::Corrupt { detail, .. } => detail.clone(),
-        other => other.to_string(),
-    }
+/// The shards of a directory, sorted.
+pub(super) fn shards(dir: &Path) -> Result<Vec<String>> {
+    let mut names = store::names(dir)?;
+    names.retain(|name| name.ends_with(".parquet") && !name.starts_with('.'));
+    Ok(names)
 }
 
 #[cfg(test)]
@@ -243,6 +240,7 @@ mod tests {
     use super::super::identity::tests::example;
     use super::super::tests::write_cache;
     use super::*;
+    use crate::shard::State;
 
     fn check(dir: &Path) -> Vec<String> {
         verify(dir, &mut |_, _| {}).unwrap().iter().map(ToString::to_string).collect()
@@ -306,5 +304,40 @@ mod tests {
         }
         std::fs::remove_file(dir.path().join("shard-00000.parquet")).unwrap();
         assert!(check(dir.path()).iter().any(|p| p.contains("missing")));
+    }
+
+    #[test]
+    fn every_file_has_a_state_and_shards_are_checked_without_a_manifest() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        write_cache(dir, &example(16), 4);
+        let states = || -> Vec<(String, State)> {
+            examine(dir, &mut |_, _| {}).unwrap().into_iter().map(|f| (f.file, f.state)).collect()
+        };
+        let all =
+            ["cache.toml", MANIFEST, "shard-00000.parquet", "shard-00001.parquet", "shard-00002.parquet"];
+        let whole = states();
+        assert_eq!(whole[..5], all.map(|file| (file.to_owned(), State::Ok)));
+        let path = dir.join("shard-00001.parquet");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[300] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        std::fs::remove_file(dir.join("shard-00002.parquet")).unwrap();
+        std::fs::write(dir.join("shard-00009.parquet"), "").unwrap();
+        let found = states();
+        let of = |file: &str| found.iter().find(|(name, _)| name == file).map(|(_, state)| *state);
+        assert_eq!(of("shard-00000.parquet"), Some(State::Ok));
+        assert_eq!(of("shard-00001.parquet"), Some(State::Damaged));
+        assert_eq!(of("shard-00002.parquet"), Some(State::Missing));
+        assert_eq!(of("shard-00009.parquet"), Some(State::Surplus));
+        let (mut told, mut total) = (Vec::new(), 0);
+        examine(dir, &mut |done, of| (told.push(done), total = of).0).unwrap();
+        assert!(told.is_sorted() && told.first() == Some(&0) && told.last() == Some(&total), "{told:?}");
+
+        std::fs::remove_file(dir.join(MANIFEST)).unwrap();
+        let found = states();
+        let of = |file: &str| found.iter().find(|(name, _)| name == file).map(|(_, state)| *state);
+        assert_eq!((of(MANIFEST), of("shard-00000.parquet")), (Some(State::Missing), Some(State::Ok)));
+        assert_eq!(of("shard-00001.parquet"), Some(State::Damaged));
     }
 }

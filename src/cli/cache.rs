@@ -6,7 +6,7 @@ use super::search::SearchArgs;
 use super::{Context, life};
 use crate::cache::tasks::Array;
 use crate::cache::{
-    self, CodecName, Missing, Options, RecodeOptions, Recoded, Sealed, Sealing, Summary, Task,
+    self, CodecName, Missing, Options, RecodeOptions, Recoded, Repaired, Sealed, Sealing, Summary, Task,
 };
 use crate::device::{DeviceChoice, Precision};
 use crate::models::HiddenLayer;
@@ -18,6 +18,7 @@ Examples:
       --device cuda:0 --batch-seconds 960
   tutornet cache --model models/quartznet --corpus corpora/clean-100 --out caches/quartznet-5best/clean-100 \\
       --nbest 5 --beam 256 --lm lm/4-gram.arpa --lm-weight 2.0 --word-bonus 1.5
+  tutornet cache --repair --model models/quartznet --corpus corpora/clean-100 --out caches/quartznet/clean-100
 
 Several processes, on one machine or on many that share a file system, write one cache together: the same command for each,
 and `seal` when all have ended (pipelines/slurm has the scripts of a cluster):
@@ -85,6 +86,10 @@ pub struct Args {
     /// Be the task that Slurm says: SLURM_ARRAY_TASK_ID of an array 0-N or 1-N; a smaller array repeats some tasks
     #[arg(long)]
     slurm: bool,
+    /// Read every byte of the cache in --out, write again what is not as it was written, and leave the rest alone; codec,
+    /// layers, temperature and precision are the cache's own
+    #[arg(long, conflicts_with_all = ["codec", "layers", "temperature", "precision", "bare", "shard", "slurm"])]
+    repair: bool,
     /// Run the forward passes alone and keep nothing: what `cache` cannot be faster than
     #[arg(long, hide = true)]
     bare: bool,
@@ -259,7 +264,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             return Err(super::usage_error(&["cache"], detail.to_owned()));
         }
     };
-    if args.codec_from.is_some() && !args.codec.is_learned() {
+    if args.codec_from.is_some() && !args.codec.is_learned() && !args.repair {
         let detail = "--codec-from goes with a learned --codec (klt:E or pq:N)".to_owned();
         return Err(super::usage_error(&["cache"], detail));
     }
@@ -284,6 +289,9 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         nbest,
         task,
     };
+    if args.repair {
+        return repair(options, args.json, context);
+    }
     let summary = if args.bare {
         cache::bare(&options, &context.stop)?
     } else {
@@ -311,6 +319,34 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     }
     if args.json {
         super::print(&json(&summary).to_string())?;
+    }
+    Ok(())
+}
+
+fn repair(options: Options, as_json: bool, context: &Context) -> anyhow::Result<()> {
+    let out = options.out.display().to_string();
+    let done =
+        super::verify::with_progress("verify", |progress| cache::repair(options, &context.stop, progress))?;
+    let Repaired { problems, written, removed, other, summary } = &done;
+    match summary {
+        None => tracing::info!("{out}: nothing to repair, every byte is as it was written"),
+        Some(_) => {
+            written.iter().for_each(|file| tracing::info!("written again: {file}"));
+            removed.iter().for_each(|file| tracing::info!("removed: {file}"));
+            tracing::info!("{out}: {} problem(s) repaired", problems.len());
+        }
+    }
+    for file in other {
+        tracing::warn!(
+            "{out}/{file}: other bytes than before; another device or machine, or `cache recode`, made the first ones"
+        );
+    }
+    if as_json {
+        let summary = summary.as_ref().map(json);
+        let report = serde_json::json!({
+            "problems": problems, "written": written, "removed": removed, "other_bytes": other, "summary": summary,
+        });
+        super::print(&report.to_string())?;
     }
     Ok(())
 }

@@ -6,16 +6,23 @@ use super::Context;
 use super::kind::{Kind, STUDENT};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-use crate::shard::Problem;
+use crate::shard::{FileReport, Problem};
 use crate::train::directory;
 use crate::{cache, corpus, files, models};
 
+const EXIT: &str = "\
+Exit code: 0 when every byte is as it was written, 1 when one is not or could not be read, 2 for wrong usage.
+
+JSON: an object with `path`, `kind`, `ok`, `problems` (each with `path`, `detail` and, where they are known, `utterance` and
+`column`) and, for a corpus or a cache, `files` (each with `file`, `bytes` and `state`: ok, damaged, missing or surplus).";
+
 /// Arguments of `tutornet verify`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXIT)]
 pub struct Args {
     /// A corpus, model, cache or run directory; corpora and caches also as s3://BUCKET/PREFIX
     path: PathBuf,
-    /// Print the problems as one JSON object
+    /// Print one JSON object: the state of every file, and every problem
     #[arg(long)]
     json: bool,
 }
@@ -26,14 +33,17 @@ pub struct Args {
 /// When anything is not as it was written; every problem is printed first.
 pub fn run(args: Args, _context: &Context) -> anyhow::Result<()> {
     let kind = Kind::of(&args.path)?;
-    let problems = problems(kind, &args.path)?;
+    let (files, problems) = examine(kind, &args.path)?;
     if args.json {
-        let report = serde_json::json!({
+        let mut report = serde_json::json!({
             "path": args.path,
             "kind": format!("{kind:?}").to_lowercase(),
             "ok": problems.is_empty(),
             "problems": problems,
         });
+        if let Some(files) = files {
+            report["files"] = serde_json::to_value(files)?;
+        }
         super::print(&report.to_string())?;
     } else {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
@@ -44,7 +54,9 @@ pub fn run(args: Args, _context: &Context) -> anyhow::Result<()> {
         return Ok(());
     }
     let repair = match kind {
-        Kind::Cache => "run the `tutornet cache` command that made it once more, it rewrites what is bad",
+        Kind::Cache => {
+            "`tutornet cache --repair --model MODEL --corpus CORPUS --out` it: that rewrites what is bad"
+        }
         Kind::Corpus => "the `tutornet prep` command that made it writes what is bad again, and nothing else",
         Kind::Model => "import, train or copy the model again",
         Kind::Run => "what is whole is still of use: see each line",
@@ -52,11 +64,16 @@ pub fn run(args: Args, _context: &Context) -> anyhow::Result<()> {
     anyhow::bail!("{}: {} problem(s); {repair}", args.path.display(), problems.len())
 }
 
-fn problems(kind: Kind, path: &Path) -> Result<Vec<Problem>> {
+/// Every file, where the kind has many, and every problem.
+fn examine(kind: Kind, path: &Path) -> Result<(Option<Vec<FileReport>>, Vec<Problem>)> {
+    let with_files = |files: Vec<FileReport>| {
+        let problems = files.iter().flat_map(|file| file.problems.clone()).collect();
+        (Some(files), problems)
+    };
     match kind {
-        Kind::Corpus => with_progress(|progress| corpus::verify(path, progress)),
-        Kind::Cache => with_progress(|progress| cache::verify(path, progress)),
-        Kind::Model => model(path),
+        Kind::Corpus => with_progress("verify", |progress| corpus::examine(path, progress)).map(with_files),
+        Kind::Cache => with_progress("verify", |progress| cache::examine(path, progress)).map(with_files),
+        Kind::Model => Ok((None, model(path)?)),
         Kind::Run => {
             let student = path.join(STUDENT);
             let mut problems = directory::verify(path)?;
@@ -66,7 +83,7 @@ fn problems(kind: Kind, path: &Path) -> Result<Vec<Problem>> {
                 let detail = "missing: the run has not ended; `tutornet train --resume` ends it";
                 problems.push(Problem::file(student, detail));
             }
-            Ok(problems)
+            Ok((None, problems))
         }
     }
 }
@@ -86,15 +103,17 @@ fn model(dir: &Path) -> Result<Vec<Problem>> {
     })
 }
 
-fn with_progress(
-    verify: impl FnOnce(&mut dyn FnMut(u64, u64)) -> Result<Vec<Problem>>,
-) -> Result<Vec<Problem>> {
+/// Runs `work` under a bar of this name; `work` tells bytes done and in all.
+pub(super) fn with_progress<T>(
+    name: &str,
+    work: impl FnOnce(&mut dyn FnMut(u64, u64)) -> Result<T>,
+) -> Result<T> {
     let mut bar: Option<Progress> = None;
     let mut before = 0;
     let mebibytes = |bytes: u64| bytes >> 20;
-    let result = verify(&mut |done, total| {
-        let bar = bar.get_or_insert_with(|| Progress::new("verify", "MiB", mebibytes(total)));
-        bar.add(mebibytes(done) - mebibytes(before));
+    let result = work(&mut |done, total| {
+        let bar = bar.get_or_insert_with(|| Progress::new(name, "MiB", mebibytes(total)));
+        bar.add(mebibytes(done).saturating_sub(mebibytes(before)));
         before = done;
     });
     if let Some(bar) = bar {

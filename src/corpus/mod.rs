@@ -31,7 +31,7 @@ pub use reason::{Reason, Skipped};
 pub use schema::VERSION;
 pub use speed::{Speed, original};
 pub use text::normalise_transcript;
-pub use verify::{Description, describe, verify};
+pub use verify::{Description, describe, examine, verify};
 
 use crate::error::{Error, Result};
 use crate::features::{BINS, Frontend};

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Manifest, SkippedFile, Speed, open_listed, read_features, read_small, schema};
+use super::{MANIFEST, Manifest, ShardEntry, Speed, open_listed, read_features, read_small, schema};
 use crate::error::{Error, Result};
 use crate::features::{BINS, Frontend};
 use crate::files;
-use crate::shard::Problem;
+use crate::shard::{FileReport, Problem, check_all};
 
 /// A corpus in numbers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -96,76 +96,61 @@ pub fn describe(dir: &Path) -> Result<Description> {
     })
 }
 
-/// Reads every byte of a corpus and lists what is not as it was written: the seal of the manifest,
-/// the BLAKE3 of every file, the checksum of every payload. `progress` is told bytes done and in all.
+/// Reads every byte of a corpus and lists what is not as it was written; see [`examine`].
 ///
 /// # Errors
 /// When `dir` holds no complete corpus of a version that can be read; damage is no error here.
 pub fn verify(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<Problem>> {
+    Ok(examine(dir, progress)?.into_iter().flat_map(|report| report.problems).collect())
+}
+
+/// Reads every byte of a corpus and says of every file how it was found: the seal of the manifest, the BLAKE3 of every
+/// file, the checksum of every payload. Shards are read on all cores; `progress` is told bytes done and in all.
+///
+/// # Errors
+/// When `dir` holds no complete corpus of a version that can be read; damage is no error here.
+pub fn examine(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<FileReport>> {
     let manifest = match Manifest::read(dir) {
         Ok((manifest, _)) => manifest,
         // Without the manifest nothing else can be trusted.
-        Err(Error::Format { path, detail }) => return Ok(vec![Problem::file(path, detail)]),
+        Err(e @ Error::Format { .. }) => {
+            return Ok(vec![FileReport::new(dir, MANIFEST, vec![Problem::of(dir.join(MANIFEST), &e)])]);
+        }
         Err(e) => return Err(e),
     };
+    let skipped = &manifest.skipped;
     let mut problems = Vec::new();
-    verify_skipped(dir, &manifest.skipped, &mut problems);
-    let total: u64 = manifest.shards.iter().map(|s| s.bytes).sum();
-    let mut done = 0;
-    progress(done, total);
-    for (index, entry) in manifest.shards.iter().enumerate() {
-        let path = dir.join(&entry.file);
-        let before = problems.len();
-        match open_listed(dir, entry).and_then(|shard| Ok((read_small(&shard, index)?, shard))) {
-            Err(e) => problems.push(Problem::file(&path, words(e))),
-            Ok(((utterances, checksums), shard)) => {
-                for (utterance, checksum) in utterances.iter().zip(&checksums) {
-                    if let Err(e) = read_features(&shard, utterance, checksum, |_| ()) {
-                        problems.push(Problem {
-                            path: path.clone(),
-                            utterance: Some(utterance.id.clone()),
-                            column: Some(schema::FEATURES.to_owned()),
-                            detail: words(e),
-                        });
-                    }
+    hash(&dir.join(&skipped.file), &skipped.blake3, &mut problems);
+    let mut reports =
+        vec![FileReport::new(dir, MANIFEST, Vec::new()), FileReport::new(dir, &skipped.file, problems)];
+    let shards: Vec<_> = manifest.shards.iter().enumerate().map(|shard| (shard, shard.1.bytes)).collect();
+    reports.extend(check_all(&shards, |&(index, entry)| shard(dir, index, entry), progress));
+    Ok(reports)
+}
+
+fn shard(dir: &Path, index: usize, entry: &ShardEntry) -> FileReport {
+    let path = dir.join(&entry.file);
+    let mut problems = Vec::new();
+    match open_listed(dir, entry).and_then(|shard| Ok((read_small(&shard, index)?, shard))) {
+        Err(e) => problems.push(Problem::of(&path, &e)),
+        Ok(((utterances, checksums), shard)) => {
+            for (utterance, checksum) in utterances.iter().zip(&checksums) {
+                if let Err(e) = read_features(&shard, utterance, checksum, |_| ()) {
+                    problems.push(Problem::payload(&path, &utterance.id, schema::FEATURES, &e));
                 }
             }
         }
-        match files::blake3_file(&path) {
-            Ok(hash) if hash == entry.blake3 => {}
-            Ok(hash) if problems.len() == before => {
-                let detail =
-                    format!("expected BLAKE3 {}, found {hash}; every payload is whole", entry.blake3);
-                problems.push(Problem::file(&path, detail));
-            }
-            // Named more precisely above.
-            Ok(_) => {}
-            Err(_) if problems.len() > before => {}
-            Err(e) => problems.push(Problem::file(&path, words(e))),
-        }
-        done += entry.bytes;
-        progress(done, total);
     }
-    Ok(problems)
+    // What is named already is named more precisely.
+    if problems.is_empty() {
+        hash(&path, &entry.blake3, &mut problems);
+    }
+    FileReport::new(dir, &entry.file, problems)
 }
 
-fn verify_skipped(dir: &Path, entry: &SkippedFile, problems: &mut Vec<Problem>) {
-    let path = dir.join(&entry.file);
-    match files::blake3_file(&path) {
-        Ok(hash) if hash == entry.blake3 => {}
-        Ok(hash) => {
-            let detail = format!("expected BLAKE3 {}, found {hash}", entry.blake3);
-            problems.push(Problem::file(&path, detail));
-        }
-        Err(e) => problems.push(Problem::file(&path, words(e))),
-    }
-}
-
-/// What went wrong without the place, which a [`Problem`] names itself.
-fn words(error: Error) -> String {
-    match error {
-        Error::Io { action, source, .. } => format!("cannot {action}: {source}"),
-        Error::Format { detail, .. } | Error::Corrupt { detail, .. } => detail,
-        other => other.to_string(),
+fn hash(path: &Path, expected: &str, problems: &mut Vec<Problem>) {
+    match files::hash_difference(path, expected) {
+        Ok(difference) => problems.extend(difference.map(|detail| Problem::file(path, detail))),
+        Err(e) => problems.push(Problem::of(path, &e)),
     }
 }

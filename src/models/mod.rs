@@ -17,6 +17,7 @@ pub mod padding;
 pub mod parameters;
 pub mod presets;
 mod summary;
+mod taps;
 mod weights;
 
 pub use config::{Architecture, ModelConfig, Provenance};

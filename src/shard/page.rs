@@ -15,6 +15,10 @@ const KEPT: usize = 32 << 20;
 /// Nested structures, lists and maps that a header may have.
 const DEEPEST: u32 = 8;
 
+/// zstd makes at most so many bytes of a block, and a block takes so many at least: its header and a byte to repeat.
+const MOST: usize = 128 << 10;
+const LEAST: usize = 4;
+
 /// What decompression needs again for every page.
 struct Scratch {
     decompressor: Decompressor<'static>,
@@ -62,6 +66,9 @@ pub(super) fn with_value<T>(
 impl Scratch {
     fn decompress(&mut self, data: &[u8], size: usize) -> Result<&[u8], String> {
         // A damaged header does not get the memory that it asks for.
+        if size / MOST > data.len() / LEAST + 1 {
+            return Err(format!("expected {size} bytes, which {} compressed ones cannot hold", data.len()));
+        }
         if let Some(found) = zstd::zstd_safe::get_frame_content_size(data).ok().flatten()
             && usize::try_from(found) != Ok(size)
         {

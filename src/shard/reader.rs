@@ -15,6 +15,7 @@ use parquet::arrow::arrow_reader::{
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 
+use super::guard::guarded;
 use super::page;
 use super::writer::shard_error;
 use crate::error::{Error, Result};
@@ -39,14 +40,18 @@ impl Shard {
     /// When the file is missing, truncated, or no Parquet file with an offset index.
     pub fn open(path: &Path) -> Result<Self> {
         let source = store::open(path)?;
-        let metadata = footer(&source, path)?;
+        let metadata = guarded(path, || footer(&source, path))?;
         source.settle();
         check_extents(path, metadata.metadata(), source.size())?;
         let mut first_rows = vec![0];
         for group in metadata.metadata().row_groups() {
             let rows = usize::try_from(group.num_rows())
                 .map_err(|_| Error::format(path, "a row group with a negative number of rows"))?;
-            first_rows.push(first_rows[first_rows.len() - 1] + rows);
+            let all =
+                rows.checked_add(first_rows[first_rows.len() - 1]).filter(|&all| all as u64 <= source.size());
+            // Every row takes a byte at least, and is made room for.
+            let all = all.ok_or_else(|| Error::format(path, "more rows than the file has bytes"))?;
+            first_rows.push(all);
         }
         let descriptor = metadata.metadata().file_metadata().schema_descr();
         let columns = Arc::new(descriptor.columns().iter().map(|c| c.path().string()).collect());
@@ -96,14 +101,18 @@ impl Shard {
         let view = self.source.view(&chunks.collect::<Vec<_>>())?;
         let schema = self.parquet().file_metadata().schema_descr();
         let mask = ProjectionMask::columns(schema, names.iter().copied());
-        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(view, self.metadata.clone())
-            .with_projection(mask)
-            .with_batch_size(self.rows().max(1))
-            .build()
-            .map_err(|e| shard_error(self.path(), &e))?;
-        let schema = arrow::record_batch::RecordBatchReader::schema(&reader);
-        let batches: Vec<_> =
-            reader.collect::<Result<_, _>>().map_err(|e| Error::format(self.path(), e.to_string()))?;
+        let bad = |e: &dyn std::fmt::Display| Error::format(self.path(), e.to_string());
+        let (schema, batches) = guarded(self.path(), || {
+            let metadata = self.metadata.clone();
+            let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(view, metadata)
+                .with_projection(mask)
+                .with_batch_size(self.rows().max(1))
+                .build()
+                .map_err(|e| shard_error(self.path(), &e))?;
+            let schema = arrow::record_batch::RecordBatchReader::schema(&reader);
+            let batches: Vec<RecordBatch> = reader.collect::<Result<_, _>>().map_err(|e| bad(&e))?;
+            Ok((schema, batches))
+        })?;
         let batch =
             concat_batches(&schema, &batches).map_err(|e| Error::format(self.path(), e.to_string()))?;
         if batch.num_rows() != self.rows() {

@@ -24,6 +24,8 @@ pub struct ShardSummary {
     pub bytes: u64,
     /// BLAKE3 of the file, 64 hexadecimal digits.
     pub blake3: String,
+    /// BLAKE3 of what its small columns hold, where whoever wrote the rows has taken it.
+    pub rows_blake3: Option<String>,
 }
 
 /// An open shard; nothing lies under its name before [`ShardWriter::finish`].
@@ -83,18 +85,33 @@ impl ShardWriter {
     /// # Errors
     /// When the disk is full or the system refuses; the shard then does not exist.
     pub fn finish(self) -> Result<ShardSummary> {
+        self.finish_unless(|_| false)
+    }
+
+    /// Like [`ShardWriter::finish`], but leaves what lies under the name where `is_there` says that it is the same.
+    ///
+    /// # Errors
+    /// As for [`ShardWriter::finish`].
+    pub fn finish_unless(self, is_there: impl FnOnce(&ShardSummary) -> bool) -> Result<ShardSummary> {
         let path = self.path;
         let sink = self.writer.into_inner().map_err(|e| shard_error(&path, &e))?;
-        sink.commit(self.rows)
+        sink.commit_unless(self.rows, is_there)
     }
 }
 
 impl Hashing {
     /// Syncs the file and gives it its name.
     pub(super) fn commit(self, rows: u64) -> Result<ShardSummary> {
+        self.commit_unless(rows, |_| false)
+    }
+
+    fn commit_unless(self, rows: u64, is_there: impl FnOnce(&ShardSummary) -> bool) -> Result<ShardSummary> {
         let blake3 = self.hasher.finalize().to_hex().to_string();
-        self.pending.commit()?;
-        Ok(ShardSummary { rows, bytes: self.bytes, blake3 })
+        let summary = ShardSummary { rows, bytes: self.bytes, blake3, rows_blake3: None };
+        if !is_there(&summary) {
+            self.pending.commit()?;
+        }
+        Ok(summary)
     }
 }
 

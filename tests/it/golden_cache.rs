@@ -1,4 +1,5 @@
-//! The cache of format version 1 that lies in `tests/golden/cache`: read for ever, and written byte for byte.
+//! The caches of format version 1 that lie in `tests/golden`: `cache`, whose manifest has neither `version` nor `rows_blake3`,
+//! is read for ever; `cache-rows`, whose has, is read and written byte for byte.
 //!
 //! Its values are made up (`value`), so that they depend on no model and no processor. When the format
 //! version is raised, this directory stays as it is and must still be read; the new version gets a directory
@@ -88,10 +89,17 @@ fn write(dir: &Path) {
 }
 
 #[test]
-fn the_golden_cache_is_read() {
-    let dir = golden("cache");
-    assert_eq!(cache::verify(&dir, &mut |_, _| {}).unwrap(), []);
-    let cache = Cache::open(&dir).unwrap();
+fn the_golden_caches_are_read() {
+    for name in ["cache", "cache-rows"] {
+        is_read(&golden(name));
+        let manifest = std::fs::read_to_string(golden(name).join("manifest.toml")).unwrap();
+        assert_eq!(manifest.contains("rows_blake3 = "), name == "cache-rows");
+    }
+}
+
+fn is_read(dir: &Path) {
+    assert_eq!(cache::verify(dir, &mut |_, _| {}).unwrap(), []);
+    let cache = Cache::open(dir).unwrap();
     assert_eq!(cache.identity().teacher.name, "made-up");
     assert_eq!((cache.identity().stride, cache.identity().temperature), (2, Some(2.0)));
     let names: Vec<(&str, u32, u32, u32)> =
@@ -142,7 +150,7 @@ const FIRST_LOG_POSTERIOR: [f32; 2] = [-8.054_687_5, -2.681_640_6];
 fn todays_writer_writes_the_golden_bytes() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path());
-    let (today, golden) = (contents(dir.path()), contents(&golden("cache")));
+    let (today, golden) = (contents(dir.path()), contents(&golden("cache-rows")));
     assert_eq!(today.keys().collect::<Vec<_>>(), golden.keys().collect::<Vec<_>>());
     for (name, bytes) in &golden {
         assert!(today[name] == *bytes, "{}: other bytes; see the head of {}", name.display(), file!());

@@ -14,9 +14,9 @@ use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
 use self::convolution::Convolution;
-use super::layer::Taps;
 use super::norm::{BatchNorm, lazy_parameter};
 use super::padding::Padding;
+use super::taps::Taps;
 use super::{HiddenLayer, Mode, Output};
 use crate::error::Result;
 use crate::kernels::{Conv1dOptions, LstmWeights, Together, bi_lstm, conv1d};

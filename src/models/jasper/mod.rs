@@ -16,9 +16,9 @@ use burn::module::{Module, Param};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
-use super::layer::Taps;
 use super::norm::{BatchNorm, lazy_parameter};
 use super::padding::Padding;
+use super::taps::Taps;
 use super::{HiddenLayer, Mode, Output, TrainState};
 use crate::error::Result;
 use crate::kernels::{Conv1dOptions, conv1d};
