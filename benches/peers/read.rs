@@ -73,8 +73,9 @@ fn open(path: &PathBuf, limit: usize) -> Open {
         }
         let span = cache.span(HIDDEN, index).expect("a payload");
         let touched = span.end.next_multiple_of(4096) - span.start / 4096 * 4096;
-        rounded.push(touched as f64 / span.len() as f64);
-        let page = &shard.1[span];
+        rounded.push(touched as f64 / (span.end - span.start) as f64);
+        let range = |at: u64| usize::try_from(at).expect("within memory");
+        let page = &shard.1[range(span.start)..range(span.end)];
         // The magic number of a zstd frame ends the page's header.
         let start = page.windows(4).position(|w| w == [0x28, 0xB5, 0x2F, 0xFD]).expect("zstd");
         let size = zstd::zstd_safe::get_frame_content_size(&page[start..]).ok().flatten().expect("a size");

@@ -107,7 +107,7 @@ impl Manifest {
     /// When the cache is not complete, or one of the two files is not the one that was written.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join(MANIFEST);
-        if !files::exists(&path)? {
+        if !store::exists(&path)? {
             let next = if dir.join(ADDING).exists() {
                 "a column was being added: run the `tutornet cache add` command that began it once more"
                     .to_owned()

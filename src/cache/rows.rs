@@ -173,7 +173,7 @@ impl Rows {
     ///
     /// # Errors
     /// When the cache does not have the column or the row.
-    pub fn span(&self, column: Column, row: usize) -> Result<Range<usize>> {
+    pub fn span(&self, column: Column, row: usize) -> Result<Range<u64>> {
         self.shard.span(&column.to_string(), row)
     }
 

@@ -370,10 +370,11 @@ mod tests {
         assert!(spans.windows(2).all(|pair| pair[0].end <= pair[1].start), "no two share a byte");
         // Whatever else stood in the file: a row that is read without its neighbours does not see it.
         let row = 100;
-        let own = std::fs::read(&path).unwrap()[spans[row].clone()].to_vec();
+        let range = |span: &Range<u64>| span.start as usize..span.end as usize;
+        let own = std::fs::read(&path).unwrap()[range(&spans[row])].to_vec();
         let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
         file.write_all_at(&vec![0xA5; usize::try_from(length).unwrap()], 0).unwrap();
-        file.write_all_at(&own, spans[row].start as u64).unwrap();
+        file.write_all_at(&own, spans[row].start).unwrap();
         let expected: Vec<u8> = (0..row * 1000).map(|i| (i * row % 251) as u8).collect();
         assert_eq!(shard.payload("hidden", row).unwrap(), expected);
         assert!(shard.payload("hidden", row + 1).is_err());

@@ -26,7 +26,7 @@ static ALL: AtomicUsize = AtomicUsize::new(0);
 
 /// A whole file, mapped for reading. Clones share the map.
 #[derive(Debug, Clone)]
-pub(super) struct Mapped(Arc<Inner>);
+pub struct Mapped(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
