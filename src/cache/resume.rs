@@ -57,7 +57,12 @@ pub fn survey(
         .map(|wanted| {
             let listed = manifest.as_ref().and_then(|m| m.shards.iter().find(|s| s.file == wanted.file));
             let entry = listed.cloned().or_else(|| read_record(dir, &wanted.file));
-            let Some(entry) = entry else { return by_contents(dir, identity, cache, codecs, wanted) };
+            let Some(entry) = entry else {
+                // Killed between the shard and its record: whoever seals asks for the record.
+                let entry = by_contents(dir, identity, cache, codecs, wanted)?;
+                entry.iter().try_for_each(|entry| write_record(dir, entry))?;
+                return Ok(entry);
+            };
             match entry.difference(dir)? {
                 None => Ok(Some(entry)),
                 Some(difference) => {
@@ -258,5 +263,6 @@ mod tests {
         bytes[10] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
         assert_eq!(finished(dir, &of), [true, true], "the contents speak for themselves");
+        assert!(read_record(dir, "shard-00000.parquet").is_some(), "and have their record again");
     }
 }

@@ -198,7 +198,7 @@ fn an_unfinished_cache_names_the_tasks_to_run_again_and_no_other_number_of_them(
     std::fs::remove_file(work.out().join("shard-00007.done")).unwrap();
     exits(&mut work.seal(), 1);
     succeeds(&mut work.task(task, 6)).says(&["0 of them written now"]);
-    exits(&mut work.seal(), 1);
+    succeeds(&mut work.seal());
 }
 
 #[test]
