@@ -69,7 +69,9 @@ def serve(port, directory):
 
 
 class Server:
-    """The server in a process of its own; `credentials` are only looked at when it is strict."""
+    """The server in a process of its own; a strict one knows nobody's credentials."""
+
+    running = []
 
     def __init__(self, directory, strict=False):
         with socket.socket() as probe:
@@ -82,6 +84,7 @@ class Server:
 
     def start(self):
         self.process = subprocess.Popen(self.command, stdout=self.log, stderr=self.log, env=self.environment)
+        self.running.append(self.process)
         for _ in range(600):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
@@ -290,5 +293,9 @@ def main(scratch):
 if sys.argv[1:2] == ["serve"]:
     serve(int(sys.argv[2]), Path(sys.argv[3]))
 else:
-    with tempfile.TemporaryDirectory() as scratch:
-        main(Path(scratch))
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            main(Path(scratch))
+    finally:
+        for process in Server.running:
+            process.kill()
