@@ -108,7 +108,9 @@ impl Manifest {
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join(MANIFEST);
         if !store::exists(&path)? {
-            let next = if dir.join(ADDING).exists() {
+            let next = if store::is_remote(dir) {
+                "the upload is not complete (the manifest goes last), or it is another place".to_owned()
+            } else if dir.join(ADDING).exists() {
                 "a column was being added: run the `tutornet cache add` command that began it once more"
                     .to_owned()
             } else if dir.join(PLAN).exists() {

@@ -16,6 +16,7 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
 use super::reader::check_extents;
 use super::writer::{self, ShardSummary, shard_error};
 use crate::error::{Error, Result};
+use crate::store;
 
 /// Writes the shard `to`, whole or not at all: `schema`, `payload` and `metadata` as for [`super::ShardWriter::create`]. Columns
 /// that `fresh` gives for a range of rows (by name, one value a row) are written anew, all others are the pages of `from`
@@ -34,6 +35,7 @@ pub fn copy_shard(
     metadata: &[(String, String)],
     fresh: &mut dyn FnMut(Range<usize>) -> Result<Vec<(String, ArrayRef)>>,
 ) -> Result<ShardSummary> {
+    store::require_local(from)?;
     let file = File::open(from).map_err(|e| Error::io("open", from, e))?;
     // SAFETY: as for every shard, see `Shard::open`.
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io("map", from, e))?;
