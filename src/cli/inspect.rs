@@ -9,7 +9,7 @@ use super::kind::{Kind, STUDENT};
 use crate::cache::CodecName;
 use crate::report::RunRecord;
 use crate::train::times::Stretches;
-use crate::{cache, corpus, models};
+use crate::{cache, corpus, models, store};
 
 /// Arguments of `tutornet inspect`.
 #[derive(Debug, clap::Args)]
@@ -68,7 +68,9 @@ fn describe(what: &Path) -> anyhow::Result<Value> {
     }
     Ok(match Kind::of(what)? {
         Kind::Corpus => serde_json::to_value(corpus::describe(what)?)?,
-        Kind::Cache if !what.join(cache::manifest::MANIFEST).exists() => cache_being_made(what)?,
+        Kind::Cache if !store::is_remote(what) && !what.join(cache::manifest::MANIFEST).exists() => {
+            cache_being_made(what)?
+        }
         Kind::Cache => serde_json::to_value(cache::describe(what)?)?,
         Kind::Model => model(&what.to_string_lossy())?,
         Kind::Run => run_directory(what)?,

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::error::Error;
+use crate::store;
 
 /// One thing that `verify` found wrong in a corpus or a cache.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -93,7 +94,12 @@ pub struct FileReport {
 impl FileReport {
     /// The file `file` of `dir` with what is wrong with it.
     pub fn new(dir: &Path, file: &str, problems: Vec<Problem>) -> Self {
-        let bytes = std::fs::metadata(dir.join(file)).ok().filter(|m| m.is_file()).map(|m| m.len());
+        let path = dir.join(file);
+        let bytes = if store::is_remote(&path) {
+            store::size(&path).ok().flatten()
+        } else {
+            std::fs::metadata(&path).ok().filter(|m| m.is_file()).map(|m| m.len())
+        };
         let state = match bytes {
             _ if problems.is_empty() => State::Ok,
             None => State::Missing,
