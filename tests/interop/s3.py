@@ -16,21 +16,11 @@ import time
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from made import PIPELINE, ROOT, corpus
+
 BUCKET = "speech"
 MEGABYTES = 1
 GONE = 10  # seconds
-TEACHER = """name = "teacher"
-student = "jasper-nano"
-[data]
-train = ["{place}/corpus"]
-[[stage]]
-objective = "ctc"
-max_updates = 20
-[optimizer]
-name = "adamw"
-learning_rate = 0.003
-"""
 STUDENT = """name = "from a bucket"
 student = "jasper-nano"
 threads = 2
@@ -168,9 +158,9 @@ def flip(path, at):
 def main(scratch):
     disk, remote = scratch / "bucket", f"s3://{BUCKET}"
     for name, place in [("student", disk), ("remote", remote), ("teacher", disk)]:
-        (scratch / f"{name}.toml").write_text((TEACHER if name == "teacher" else STUDENT).format(place=place))
-    run("-q", "prep", "librispeech", ROOT / "tests/corpus/LibriSpeech", "--subset", "dev-clean", "--out", disk / "corpus",
-        "--shard-utterances", 20)
+        text = PIPELINE.format(corpus=repr(f"{place}/corpus")) if name == "teacher" else STUDENT.format(place=place)
+        (scratch / f"{name}.toml").write_text(text)
+    corpus(disk / "corpus")
     run("-q", "train", scratch / "teacher.toml", "--out", scratch / "teacher", "--device", "cpu")
     run("-q", "cache", "--model", scratch / "teacher/student", "--corpus", disk / "corpus", "--out", disk / "cache",
         "--device", "cpu", "--codec", "klt:0.1")

@@ -107,16 +107,26 @@ pub fn not_run(name: &str, why: &str) {
     writeln!(file, "{name}: {why}").expect("the note can be written");
 }
 
-/// Every file below `root` with its bytes, except locks, by relative path.
-pub fn contents(root: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
-    let mut found = std::collections::BTreeMap::new();
+/// Files by relative path.
+pub type Files = std::collections::BTreeMap<PathBuf, Vec<u8>>;
+
+/// Every file below `root` with its bytes, except locks.
+pub fn contents(root: &Path) -> Files {
+    let mut found = everything(root);
+    found.retain(|name, _| name.file_name().is_some_and(|name| name != ".lock"));
+    found
+}
+
+/// Every file below `root` with its bytes, hidden and temporary ones included.
+pub fn everything(root: &Path) -> Files {
+    let mut found = Files::new();
     let mut pending = vec![root.to_path_buf()];
     while let Some(directory) = pending.pop() {
         for entry in std::fs::read_dir(directory).expect("a directory") {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
                 pending.push(path);
-            } else if path.file_name().is_some_and(|n| n != ".lock") {
+            } else {
                 let name = path.strip_prefix(root).expect("below the root").to_path_buf();
                 found.insert(name, std::fs::read(&path).expect("a file"));
             }

@@ -8,14 +8,13 @@ mod damage;
 mod kills;
 mod places;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tutornet::random::Random;
 
 use crate::fixture::Fixture;
-use crate::harness::{succeeds, tutornet};
+use crate::harness::{Files, everything, succeeds, tutornet};
 
 /// Codecs that a cache is tortured with.
 const CODECS: [&str; 4] = ["f16", "klt:0.1", "pq:8", "u8"];
@@ -61,25 +60,6 @@ fn undisturbed(fixture: &Fixture, codec: &str, directory: &Path) -> Files {
     let out = directory.join("undisturbed");
     succeeds(&mut cache(fixture, codec, &out));
     everything(&out)
-}
-
-type Files = BTreeMap<PathBuf, Vec<u8>>;
-
-/// Every file below `root`, hidden and temporary ones included.
-fn everything(root: &Path) -> Files {
-    let mut found = BTreeMap::new();
-    let mut pending = vec![root.to_path_buf()];
-    while let Some(directory) = pending.pop() {
-        for entry in std::fs::read_dir(directory).expect("a directory") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                pending.push(path);
-            } else {
-                found.insert(path.strip_prefix(root).unwrap().to_path_buf(), std::fs::read(&path).unwrap());
-            }
-        }
-    }
-    found
 }
 
 /// The same files with the same bytes, and nothing beside them.
