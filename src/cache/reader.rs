@@ -15,7 +15,7 @@ use super::nbest::NbestText;
 use super::rows::Rows;
 use crate::error::{Error, Result};
 use crate::models::HiddenLayer;
-use crate::store::{self, Ahead};
+use crate::store::Ahead;
 
 /// A sealed, complete cache, on disk or in a bucket. Shards on disk are memory-mapped; nothing of a payload stays in memory.
 #[derive(Debug)]
@@ -189,13 +189,6 @@ impl Cache {
         rows.raw(column, row)
     }
 
-    /// Says that a payload of entry `index` will be wanted soon: the system may start to read it.
-    pub fn will_need(&self, column: Column, index: usize) {
-        if let Ok((rows, row)) = self.locate(index) {
-            rows.will_need(column, row);
-        }
-    }
-
     /// Which bytes of its shard are read for one payload of entry `index`.
     ///
     /// # Errors
@@ -205,16 +198,13 @@ impl Cache {
         rows.span(column, row)
     }
 
-    /// Begins to fetch payloads of entries of a cache in a bucket, all at once; they stay in memory until they are read or
-    /// the result is dropped. Of a cache on disk nothing is done.
+    /// Says that payloads of entries will be wanted soon: the system may start to read them. Those of a cache in a bucket
+    /// are fetched, all at once, and stay in memory until they are read or the result is dropped.
     ///
     /// # Errors
     /// When there is no such column or entry.
     pub fn ahead(&self, columns: &[Column], entries: impl Iterator<Item = usize>) -> Result<Ahead> {
         let mut ahead = Ahead::default();
-        if !store::is_remote(&self.dir) {
-            return Ok(ahead);
-        }
         let mut rows = vec![Vec::new(); self.shards.len()];
         for entry in entries {
             let Entry { shard, row, .. } = &self.entries[entry];

@@ -162,13 +162,6 @@ impl Rows {
         self.payload(column, row, |payload| Ok(Bytes::copy_from_slice(payload)))
     }
 
-    /// Says that a payload will be wanted soon, so that the system may start to read it.
-    pub fn will_need(&self, column: Column, row: usize) {
-        if let Some(at) = self.columns.iter().position(|c| *c == column) {
-            self.shard.will_need(&self.names[at], row);
-        }
-    }
-
     /// Where in its shard a payload lies: all that is read for it.
     ///
     /// # Errors
@@ -204,7 +197,8 @@ impl Rows {
         self.keys.get(row).map_or(0, |k| k.frames as usize)
     }
 
-    /// Begins to fetch payloads of a shard in a bucket; of a mapped file nothing is done.
+    /// Says that payloads will be wanted soon: the system may start to read them, and those of a shard in a bucket are
+    /// fetched.
     ///
     /// # Errors
     /// When the cache does not have one of the columns or rows.

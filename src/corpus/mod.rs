@@ -37,7 +37,7 @@ use crate::error::{Error, Result};
 use crate::features::{BINS, Frontend};
 use crate::files;
 use crate::shard::{self, Shard};
-use crate::store::{self, Ahead};
+use crate::store::Ahead;
 
 /// Utterances that `prep` puts into a shard, if nobody says otherwise.
 pub const SHARD_UTTERANCES: usize = 256;
@@ -170,25 +170,13 @@ impl Corpus {
         read_features(shard, utterance, &self.checksums[index], |values| out.extend(files::f32s(values)))
     }
 
-    /// Says that the features of an utterance will be wanted soon: the system may start to read them.
-    pub fn will_need(&self, index: usize) {
-        let Some(utterance) = self.utterances.get(index) else { return };
-        // What is wrong with the shard will be said when it is read.
-        if let Ok(shard) = self.mapped(utterance.shard as usize) {
-            shard.will_need(schema::FEATURES, utterance.row as usize);
-        }
-    }
-
-    /// Begins to fetch the features of utterances of a corpus in a bucket, all at once; they stay in memory until they are
-    /// read or the result is dropped. Of a corpus on disk nothing is done.
+    /// Says that the features of utterances will be wanted soon: the system may start to read them. Those of a corpus in a
+    /// bucket are fetched, all at once, and stay in memory until they are read or the result is dropped.
     ///
     /// # Errors
     /// When a shard cannot be opened.
     pub fn ahead(&self, indices: &[usize]) -> Result<Ahead> {
         let mut ahead = Ahead::default();
-        if !store::is_remote(&self.dir) {
-            return Ok(ahead);
-        }
         let mut rows = vec![Vec::new(); self.shards.len()];
         for utterance in indices.iter().filter_map(|&index| self.utterances.get(index)) {
             rows[utterance.shard as usize].push(utterance.row as usize);

@@ -122,14 +122,12 @@ impl Shard {
         Ok(batch)
     }
 
-    /// Begins to fetch payloads of a shard in a bucket, all at once; of a mapped file nothing is done.
+    /// Says that payloads will be wanted soon: of a mapped file the system may start to read them, those of a shard in a
+    /// bucket are fetched, all at once.
     ///
     /// # Errors
     /// When a page cannot be found.
     pub fn ahead(&self, payloads: impl Iterator<Item = (impl AsRef<str>, usize)>) -> Result<Ahead> {
-        if let Source::Mapped(_) = self.source {
-            return Ok(Ahead::default());
-        }
         let range = |(column, row): (_, usize)| self.span(AsRef::as_ref(&column), row);
         let ranges = payloads.map(range).collect::<Result<Vec<_>>>()?;
         Ok(self.source.ahead(ranges.into_iter()))
@@ -166,13 +164,6 @@ impl Shard {
     /// When there is no such column or row, or the file's index is damaged.
     pub fn span(&self, column: &str, row: usize) -> Result<Range<u64>> {
         self.find(column, row).map(|(_, span)| span)
-    }
-
-    /// Says that a value will be wanted soon: the system may start to read it. Wants nothing of a file that is in memory.
-    pub fn will_need(&self, column: &str, row: usize) {
-        if let Ok(span) = self.span(column, row) {
-            self.source.will_need(&span);
-        }
     }
 
     fn find(&self, column: &str, row: usize) -> Result<(&ColumnChunkMetaData, Range<u64>)> {

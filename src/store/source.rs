@@ -72,13 +72,6 @@ impl Source {
         }
     }
 
-    /// Says that a range of a mapped file will be wanted soon; objects are fetched by [`Source::ahead`].
-    pub fn will_need(&self, range: &Range<u64>) {
-        if let (Self::Mapped(map), Some(span)) = (self, span(range)) {
-            map.will_need(span);
-        }
-    }
-
     /// What a reader needs that reads within `ranges` only. A mapped file is shown whole, without a copy.
     ///
     /// # Errors
@@ -96,11 +89,14 @@ impl Source {
         }
     }
 
-    /// Begins to fetch ranges that will be read soon, each of them as it will be asked for; of a mapped file
-    /// the system takes care.
+    /// Says that ranges will be read soon: of a mapped file the system may start to, those of an object are fetched, each of
+    /// them as it will be asked for.
     pub fn ahead(&self, ranges: impl Iterator<Item = Range<u64>>) -> Ahead {
         match self {
-            Self::Mapped(_) => Ahead::default(),
+            Self::Mapped(map) => {
+                ranges.filter_map(|range| span(&range)).for_each(|span| map.will_need(span));
+                Ahead::default()
+            }
             Self::Remote(object) => Ahead(vec![object.start(&ranges.collect::<Vec<_>>())]),
         }
     }

@@ -4,7 +4,7 @@
 //! takes from the channels in turn: the order is the plan's whatever the threads do, and at most
 //! [`AHEAD`] batches a worker wait in memory.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::thread::{Scope, ScopedJoinHandle};
 
 use crossbeam::channel::{Receiver, bounded};
@@ -84,27 +84,6 @@ pub struct Assembler<'a> {
 }
 
 impl Assembler<'_> {
-    /// Says what the examples at `positions` will need of the disk, so that the system may start to read it.
-    fn announce(&self, positions: &[usize]) {
-        for &position in positions {
-            let example = &self.prepared.examples[self.stage.examples[position]];
-            self.prepared.train[example.corpus].will_need(example.utterance);
-            for PreparedTeacher { set, places, .. } in &self.stage.teachers {
-                let Some(&place) = places.get(position) else { continue };
-                match self.settings.objective.target() {
-                    Target::None => {}
-                    Target::Hidden => {
-                        for pair in &self.stage.pairs {
-                            set.will_need(Column::Hidden(pair.teacher), place);
-                        }
-                    }
-                    Target::Posterior => set.will_need(Column::Posterior, place),
-                    Target::Nbest => set.will_need(Column::Nbest, place),
-                }
-            }
-        }
-    }
-
     /// Reads, augments and pads the examples at `positions` of the stage's list.
     ///
     /// # Errors
@@ -113,7 +92,6 @@ impl Assembler<'_> {
         let mut batch = Batch::default();
         let mut rows = Vec::with_capacity(positions.len());
         let mut features = Vec::with_capacity(positions.len());
-        let _ahead = self.ahead(positions)?;
         for &position in positions {
             match self.read(position) {
                 Ok((row, values)) => {
@@ -150,7 +128,7 @@ impl Assembler<'_> {
         Ok(batch)
     }
 
-    /// Begins to fetch what lies in buckets of the examples at `positions`.
+    /// Says what the examples at `positions` will need, so that the system may start to read it, or buckets to send it.
     fn ahead(&self, positions: &[usize]) -> Result<Ahead> {
         let mut ahead = Ahead::default();
         let examples =
@@ -321,14 +299,17 @@ impl<'scope> Stream<'scope> {
             let (sender, receiver) = bounded(AHEAD);
             let profile = profile.clone();
             readers.push(scope.spawn(move || {
+                let mut ahead = VecDeque::new();
                 for (turn, positions) in share.iter().enumerate() {
                     let batch = profile.time_on(number + 1, Part::Assemble, || {
                         // One batch ahead: as long as this one is worked on, the disk may take for the next.
-                        let ahead = if turn == 0 { 0..2 } else { turn + 1..turn + 2 };
-                        for next in share.get(ahead.start..ahead.end.min(share.len())).unwrap_or_default() {
-                            assembler.announce(next);
+                        for next in share.iter().skip(turn + ahead.len()).take(2 - ahead.len()) {
+                            // What is wrong with it will be said when it is read.
+                            ahead.push_back(assembler.ahead(next).unwrap_or_default());
                         }
-                        assembler.assemble(positions)
+                        let batch = assembler.assemble(positions);
+                        ahead.pop_front();
+                        batch
                     });
                     let failed = batch.is_err();
                     if sender.send(batch).is_err() || failed {

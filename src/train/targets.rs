@@ -114,7 +114,7 @@ impl TeacherSet {
         self.caches.first().map(|c| named(&c.identity().teacher)).unwrap_or_default()
     }
 
-    /// Begins to fetch payloads of caches in buckets.
+    /// Says that payloads of utterances will be wanted soon; see [`Cache::ahead`].
     ///
     /// # Errors
     /// When a cache does not have one of the columns.
@@ -167,11 +167,6 @@ impl TeacherSet {
     /// When the shard is damaged.
     pub fn hidden(&self, layer: HiddenLayer, place: Place, out: &mut Vec<f32>) -> Result<()> {
         self.caches[place.cache].hidden(layer, place.entry, out)
-    }
-
-    /// Says that a payload of an utterance will be wanted soon.
-    pub fn will_need(&self, column: Column, place: Place) {
-        self.caches[place.cache].will_need(column, place.entry);
     }
 
     /// Frame weights of an utterance at a layer, [frames].
