@@ -11,7 +11,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 TUTORNET := $(TARGET)/release/tutornet
 DEVICE ?= auto
 
-.PHONY: help build demo demo-clean test test-interop test-torch test-slurm torture fuzz bench bench-peers bench-read bench-memory bench-gpu bench-beam lint cache train FORCE
+.PHONY: help build demo demo-clean test test-interop test-torch test-bucket test-slurm torture fuzz bench bench-peers bench-read bench-memory bench-gpu bench-beam lint cache train FORCE
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile pipelines/tables.mk | expand -t 20
@@ -173,6 +173,11 @@ fuzz: ## [FUZZ_SECONDS=300] [FUZZ_TARGETS="shard texts codec payload"]: coverage
 test-interop: .venv/.done $(TUTORNET) ## Reads and writes our files with Python: pyarrow, polars, DuckDB (makes .venv)
 	@for script in $(filter-out %/made.py,$(wildcard tests/interop/*.py)); do echo "== $$script"; \
 		TUTORNET=$(abspath $(TUTORNET)) .venv/bin/python $$script; done
+
+MEGABYTES ?= 64
+test-bucket: .venv/.done $(TUTORNET) ## CORPUS=dir CACHE=dir [MEGABYTES=64]: trains from them in a bucket that goes away, with a small local copy
+	@[ -n "$(CORPUS)" ] || { echo "usage: make test-bucket CORPUS=dir CACHE=dir [MEGABYTES=64]" >&2; exit 2; }
+	TUTORNET=$(abspath $(TUTORNET)) .venv/bin/python tests/interop/s3.py $(CORPUS) $(CACHE) $(MEGABYTES)
 
 # PyTorch's package for Linux wants CUDA's libraries to be imported at all: 3 GB, which is why this stands alone. The
 # environment is that of bench-peers; PEERS_PYTHON=some/python uses another that has both requirements.txt.

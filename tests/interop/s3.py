@@ -1,6 +1,7 @@
 """Training from a bucket: an S3 server (moto) that goes away, and a local copy that is too small for the data.
 
-TUTORNET is the program; speech and teacher are made from tests/corpus. `s3.py serve PORT DIRECTORY` is the server: it
+TUTORNET is the program; speech and teacher are made from tests/corpus. `s3.py CORPUS CACHE MEGABYTES` trains from a corpus
+and a cache of your own instead, with so large a local copy, and ends there. `s3.py serve PORT DIRECTORY` is the server: it
 holds the files of DIRECTORY in one bucket, so that killing it loses nothing."""
 
 import fcntl
@@ -22,12 +23,11 @@ BUCKET = "speech"
 MEGABYTES = 1
 GONE = 10  # seconds
 STUDENT = """name = "from a bucket"
-student = "jasper-nano"
+student = {student}
 threads = 2
 [data]
 train = ["{place}/corpus"]
-dev = ["{place}/corpus"]
-batch_seconds = 24.0
+{data}
 [[stage]]
 objective = "rkd"
 teacher = ["{place}/cache"]
@@ -52,9 +52,10 @@ def serve(port, directory):
 
     backend = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
     backend.create_bucket(BUCKET, "us-east-1")
-    for path in sorted(directory.rglob("*")):
-        if path.is_file() and not path.name.startswith("."):
-            backend.put_object(BUCKET, str(path.relative_to(directory)), path.read_bytes())
+    for place, _, names in os.walk(directory, followlinks=True):
+        for path in (Path(place) / name for name in names if not name.startswith(".")):
+            # moto's first look at an ETag reads the object without its lock: here, not while others read it.
+            assert backend.put_object(BUCKET, str(path.relative_to(directory)), path.read_bytes()).etag
     run_simple("127.0.0.1", port, DomainDispatcherApplication(create_backend_app), threaded=True)
 
 
@@ -155,35 +156,24 @@ def flip(path, at):
     path.write_bytes(data)
 
 
-def main(scratch):
-    disk, remote = scratch / "bucket", f"s3://{BUCKET}"
-    for name, place in [("student", disk), ("remote", remote), ("teacher", disk)]:
-        text = PIPELINE.format(corpus=repr(f"{place}/corpus")) if name == "teacher" else STUDENT.format(place=place)
-        (scratch / f"{name}.toml").write_text(text)
-    corpus(disk / "corpus")
-    run("-q", "train", scratch / "teacher.toml", "--out", scratch / "teacher", "--device", "cpu")
-    run("-q", "cache", "--model", scratch / "teacher/student", "--corpus", disk / "corpus", "--out", disk / "cache",
-        "--device", "cpu", "--codec", "klt:0.1")
-    size = sum(path.stat().st_size for path in disk.rglob("*.parquet"))
-    assert size > 2e6 * MEGABYTES, size
-    damaged = disk / "damaged"
-    shutil.copytree(disk / "cache", damaged)
-    flip(sorted(damaged.glob("*.parquet"))[0], 2000)
-    shutil.copytree(disk / "corpus", disk / "incomplete")
-    (disk / "incomplete/corpus.toml").unlink()
-    shutil.copytree(disk / "corpus", disk / "hole")
-    sorted((disk / "hole").glob("*.parquet"))[1].unlink()
+def pipelines(scratch, disk, student, data):
+    """One run from the disk, `student.toml`, and the same from the bucket, `remote.toml`."""
+    for name, place in [("student", disk), ("remote", f"s3://{BUCKET}")]:
+        (scratch / f"{name}.toml").write_text(STUDENT.format(place=place, student=student, data=data.format(place=place)))
 
+
+def environment(server, copy, megabytes):
+    plain = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "TUTORNET_REMOTE"))}
+    return dict(plain, AWS_ENDPOINT_URL=f"http://127.0.0.1:{server.port}", AWS_ALLOW_HTTP="true", AWS_REGION="us-east-1",
+                AWS_ACCESS_KEY_ID="key", AWS_SECRET_ACCESS_KEY="secret", TUTORNET_REMOTE_CACHE=str(copy),
+                TUTORNET_REMOTE_CACHE_MB=str(megabytes))
+
+
+def same_weights(scratch, server, size, megabytes):
+    """The same weights, through evictions and a server that hangs, and later is killed, for ten seconds each."""
     run("-q", "train", scratch / "student.toml", "--out", scratch / "local", "--device", "cpu")
     expected = weights(scratch / "local")
-
-    server = Server(disk)
-    plain = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "TUTORNET_REMOTE"))}
-    env = dict(plain, AWS_ENDPOINT_URL=f"http://127.0.0.1:{server.port}", AWS_ALLOW_HTTP="true", AWS_REGION="us-east-1",
-               AWS_ACCESS_KEY_ID="key", AWS_SECRET_ACCESS_KEY="secret", TUTORNET_REMOTE_CACHE=str(scratch / "copy"),
-               TUTORNET_REMOTE_CACHE_MB=str(MEGABYTES))
-
-    # The same weights, through evictions and a server that hangs, and later is killed, for ten seconds each.
+    env = environment(server, scratch / "copy", megabytes)
     bound = Bound(scratch / "copy")
     bound.start()
     out = scratch / "from-bucket"
@@ -195,20 +185,59 @@ def main(scratch):
     time.sleep(GONE)
     server.start()
     # Another process shares the local copy meanwhile.
-    found, _ = run("inspect", "--json", f"{remote}/cache", env=env)
-    assert found == run("inspect", "--json", disk / "cache")[0]
+    found, _ = run("inspect", "--json", f"s3://{BUCKET}/cache", env=env)
+    assert found == run("inspect", "--json", scratch / "bucket/cache")[0]
     _, err = finish(process)
     bound.on = False
     bound.join()
     assert weights(out) == expected, "other weights from the bucket"
     assert "has not answered for 5 s" in err and "does not answer: " in err, err
     assert err.count("answers again after") == 2, err
-    assert 0.5e6 * MEGABYTES < bound.most <= 1e6 * MEGABYTES and bound.gone, (bound.most, len(bound.gone))
+    assert 0.5e6 * megabytes < bound.most <= 1e6 * megabytes and bound.gone, (bound.most, len(bound.gone))
     identities = [tomllib.loads((scratch / name / "inputs.toml").read_text()) for name in ("local", "from-bucket")]
     first, second = ([sorted(of[kind].values()) for kind in ("corpora", "caches")] for of in identities)
     assert first == second
     print(f"{size / 1e6:.1f} MB in the bucket: the same weights; the local copy took {bound.most / 1e6:.2f} MB at most, "
-          f"{len(bound.gone)} evictions seen, {server.requests()} requests")
+          f"{len(bound.gone)} evictions seen, {server.requests()} requests", flush=True)
+    return expected, env
+
+
+def parquet_bytes(disk):
+    return sum((Path(place) / name).stat().st_size for place, _, names in os.walk(disk, followlinks=True)
+               for name in names if name.endswith(".parquet"))
+
+
+def own(scratch, speech, of, megabytes):
+    """Trains from a corpus and a cache of it that exist."""
+    disk = scratch / "bucket"
+    disk.mkdir()
+    (disk / "corpus").symlink_to(speech.resolve())
+    (disk / "cache").symlink_to(of.resolve())
+    size = parquet_bytes(disk)
+    assert size > 2e6 * megabytes, f"expected more than twice {megabytes} MB of shards, found {size / 1e6:.1f} MB"
+    pipelines(scratch, disk, '{ preset = "jasper-mini", width = 0.25 }', "batch_seconds = 96.0")
+    same_weights(scratch, Server(disk), size, megabytes)
+
+
+def main(scratch):
+    disk, remote = scratch / "bucket", f"s3://{BUCKET}"
+    (scratch / "teacher.toml").write_text(PIPELINE.format(corpus=repr(f"{disk}/corpus")))
+    pipelines(scratch, disk, '"jasper-nano"', 'dev = ["{place}/corpus"]\nbatch_seconds = 24.0')
+    corpus(disk / "corpus")
+    run("-q", "train", scratch / "teacher.toml", "--out", scratch / "teacher", "--device", "cpu")
+    run("-q", "cache", "--model", scratch / "teacher/student", "--corpus", disk / "corpus", "--out", disk / "cache",
+        "--device", "cpu", "--codec", "klt:0.1")
+    size = parquet_bytes(disk)
+    assert size > 2e6 * MEGABYTES, size
+    damaged = disk / "damaged"
+    shutil.copytree(disk / "cache", damaged)
+    flip(sorted(damaged.glob("*.parquet"))[0], 2000)
+    shutil.copytree(disk / "corpus", disk / "incomplete")
+    (disk / "incomplete/corpus.toml").unlink()
+    shutil.copytree(disk / "corpus", disk / "hole")
+    sorted((disk / "hole").glob("*.parquet"))[1].unlink()
+    server = Server(disk)
+    expected, env = same_weights(scratch, server, size, MEGABYTES)
 
     # Stopped while the server is gone, resumed from the disk, stopped, and resumed from the bucket.
     out = scratch / "stopped"
@@ -285,7 +314,10 @@ if sys.argv[1:2] == ["serve"]:
 else:
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            main(Path(scratch))
+            if sys.argv[1:]:
+                own(Path(scratch), Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+            else:
+                main(Path(scratch))
     finally:
         for process in Server.running:
             process.kill()

@@ -18,6 +18,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 /// What a file system gives a file at least; sizes are counted in it.
 const UNIT: u64 = 4096;
+/// What a file's name takes in its directory at most, as names are here.
+const ENTRY: u64 = 64;
 /// Bytes behind a range.
 const SEAL: usize = 16;
 /// A file being written. There is one at a time.
@@ -99,7 +101,7 @@ impl Disk {
         let path = self.path(object, range);
         let directory = self.root.join(object);
         // With its directory, which may be new.
-        let size = in_units(bytes.len() as u64 + SEAL as u64) + UNIT;
+        let size = in_units(bytes.len() as u64 + SEAL as u64) + ENTRY + UNIT;
         if size > self.bound || path.exists() {
             return Ok(());
         }
@@ -135,12 +137,13 @@ impl Disk {
             if !object.file_type()?.is_dir() {
                 continue;
             }
-            total += UNIT;
+            // One that has held many stays large.
+            total += object.metadata()?.len().max(UNIT);
             for entry in fs::read_dir(object.path())? {
                 let entry = entry?;
                 // Another process may have forgotten it.
                 let Ok(metadata) = entry.metadata() else { continue };
-                let (used, size) = (metadata.modified()?, in_units(metadata.len()));
+                let (used, size) = (metadata.modified()?, in_units(metadata.len()) + ENTRY);
                 total += size;
                 all.push(Kept { used, size, path: entry.path() });
             }
@@ -219,7 +222,8 @@ mod tests {
         let mut total = 0;
         for entry in fs::read_dir(directory).unwrap().flatten() {
             let metadata = entry.metadata().unwrap();
-            total += if metadata.is_dir() { UNIT + in_use(&entry.path()) } else { in_units(metadata.len()) };
+            let (own, within) = (metadata.len(), metadata.is_dir().then(|| in_use(&entry.path())));
+            total += within.map_or(in_units(own), |within| own.max(UNIT) + within);
         }
         total
     }
@@ -279,6 +283,16 @@ mod tests {
         assert!(
             disks[1].read("object1", &range(1)).is_none() && disks[1].read("object1", &range(199)).is_some()
         );
+        // Names take room as well.
+        let many = tempfile::tempdir().unwrap();
+        let disk = Disk::open(many.path(), 1500 * UNIT);
+        for number in 0..3000u64 {
+            disk.write("object", &(number * 100..number * 100 + 100), &bytes[..100]);
+            if number % 100 == 99 {
+                assert!(UNIT + in_use(many.path()) <= 1500 * UNIT, "{number}: {}", in_use(many.path()));
+            }
+        }
+        assert!(in_use(many.path()) > 1000 * UNIT);
         // Too large for the bound, and nothing at all.
         disks[0].write("large", &(0..500_000), &vec![0; 500_000]);
         assert!(disks[0].read("large", &(0..500_000)).is_none());
