@@ -17,8 +17,13 @@ const KLT: [(f64, f64); 3] = [(0.05, 0.392), (0.1, 0.263), (0.3, 0.0653)];
 /// Bytes a frame of the frame weight, and of the posterior for each label (the same measurement).
 const FRAME_WEIGHT: f64 = 3.7;
 const LABEL: f64 = 1.6;
-/// In place of an epoch.
-const NEVER: &str = "never";
+/// Gigabytes a second, counted as plain halves, that a core decodes at 1,024 channels (`make bench-read`).
+const F16_SPEED: f64 = 4.9;
+const U8_SPEED: f64 = 4.4;
+const KLT_SPEED: f64 = 0.6;
+const PQ_SPEED: f64 = 0.8;
+/// Channels at which speeds were measured; turning coordinates back costs the square of them.
+const CHANNELS: f64 = 1024.0;
 /// Mean seconds of an utterance: the 281,241 of LibriSpeech's 961 hours.
 const UTTERANCE: f64 = 12.3;
 
@@ -29,14 +34,18 @@ pub struct Plan {
     pub model: ModelConfig,
     /// Hours of audio.
     pub hours: f64,
+    /// Shards of the corpus, if it is there.
+    pub shards: Option<u64>,
     /// Codecs to compare; the usual ones when there are none.
     pub codecs: Vec<CodecName>,
-    /// What was measured on a cache, in place of the figures above.
-    pub measured: Vec<Rate>,
+    /// What was measured on a cache, in place of the figures above, and the channels that it was measured at.
+    pub measured: Option<(Vec<Rate>, usize)>,
     /// What the device sustains in the teacher's forward pass, 10^12 operations a second.
     pub tflops: f64,
     /// What the disk reads, 10^9 bytes a second.
     pub disk: f64,
+    /// Cores that decode.
+    pub cores: f64,
     /// How many times as fast as real time a student is trained.
     pub speed: f64,
 }
@@ -83,22 +92,27 @@ pub struct CodecCosts {
     pub cache_gb: f64,
     /// Megabytes a second that training reads.
     pub read_mb_per_s: f64,
-    /// Hours in which the disk reads it once.
+    /// Hours of one core for decoding it once.
+    pub decode_core_hours: f64,
+    /// Cores that decoding keeps busy while a student is trained.
+    pub decode_cores: f64,
+    /// Hours in which it is read once: by the disk, or by the cores that decode, whichever takes longer.
     pub read_hours: f64,
     /// From how many epochs on making the cache and reading it in each takes less time than running the teacher in each;
-    /// `never` when reading takes as long as running.
-    pub pays_from_epoch: String,
+    /// none when reading takes as long as running.
+    pub pays_from_epoch: Option<u64>,
 }
 
 /// Estimates the costs.
 ///
 /// # Errors
-/// When a number is not above zero, or the model's layers cannot be counted.
+/// When a number is not above zero, the model's layers cannot be counted, or rates are those of another width.
 pub fn plan(plan: &Plan) -> Result<Costs> {
     for (name, value) in [
         ("--hours", plan.hours),
         ("--device-tflops", plan.tflops),
         ("--disk-gbps", plan.disk),
+        ("--cores", plan.cores),
         ("--speed", plan.speed),
     ] {
         if !(value > 0.0 && value.is_finite()) {
@@ -106,23 +120,38 @@ pub fn plan(plan: &Plan) -> Result<Costs> {
         }
     }
     let summary = Summary::of(&plan.model)?;
+    let measured = match &plan.measured {
+        Some((_, found)) if *found != summary.hidden_width => {
+            return Err(Error::mismatch(
+                "--rates",
+                format!("a cache of {} channels, as {} has", summary.hidden_width, plan.model.name),
+                format!("{found} channels"),
+                "name a cache of that teacher, or leave --rates away for an estimate by channel",
+            ));
+        }
+        measured => measured.as_ref().map(|(rates, _)| rates.as_slice()).unwrap_or_default(),
+    };
     let frames = plan.hours * 3600.0 * 100.0 / summary.stride as f64;
     let operations = 2.0 * summary.parameters as f64 * frames;
     let teacher_hours = operations / (plan.tflops * 1e12) / 3600.0;
     let posterior = LABEL * summary.labels as f64;
     let codecs = if plan.codecs.is_empty() { USUAL.as_slice() } else { &plan.codecs };
     let row = |&codec: &CodecName| {
-        let measured = plan.measured.iter().find(|rate| rate.codec == codec.to_string());
-        let hidden =
-            measured.map_or_else(|| expected(codec, summary.hidden_width), |rate| rate.bytes_per_frame);
+        let (hidden, gigabytes) = match measured.iter().find(|rate| rate.codec == codec.to_string()) {
+            Some(rate) => (rate.bytes_per_frame, rate.decode_gb_per_s),
+            None => (expected(codec, summary.hidden_width), decoded(codec, summary.hidden_width)),
+        };
         let bytes = (hidden + posterior + FRAME_WEIGHT) * frames;
-        let read_hours = bytes / (plan.disk * 1e9) / 3600.0;
+        let decode = 2.0 * summary.hidden_width as f64 * frames / (gigabytes * 1e9) / 3600.0;
+        let read_hours = (bytes / (plan.disk * 1e9) / 3600.0).max(decode / plan.cores);
         CodecCosts {
             codec: codec.to_string(),
             hidden_bytes_per_frame: hidden,
             hidden_gb: hidden * frames / 1e9,
             cache_gb: bytes / 1e9,
             read_mb_per_s: bytes / (plan.hours * 3600.0) * plan.speed / 1e6,
+            decode_core_hours: decode,
+            decode_cores: decode / plan.hours * plan.speed,
             read_hours,
             pays_from_epoch: pays_from(teacher_hours, read_hours),
         }
@@ -139,7 +168,7 @@ pub fn plan(plan: &Plan) -> Result<Costs> {
         teacher_hours,
         posterior_bytes_per_frame: posterior,
         frame_weight_bytes_per_frame: FRAME_WEIGHT,
-        shards: shards(plan.hours),
+        shards: plan.shards.unwrap_or_else(|| shards(plan.hours)),
         codecs,
     })
 }
@@ -150,31 +179,26 @@ fn shards(hours: f64) -> u64 {
 }
 
 /// The first n with teacher + n read < n teacher.
-fn pays_from(teacher: f64, read: f64) -> String {
-    if read >= teacher {
-        return NEVER.to_owned();
-    }
-    let epochs = teacher / (teacher - read);
-    format!("{}", epochs.floor() + 1.0)
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive and saturating")]
+fn pays_from(teacher: f64, read: f64) -> Option<u64> {
+    (read < teacher).then(|| (teacher / (teacher - read)).floor() as u64 + 1)
 }
 
 fn advice(codecs: &[CodecCosts]) -> String {
-    let (never, pays): (Vec<_>, Vec<_>) = codecs.iter().partition(|row| row.pays_from_epoch == NEVER);
+    let (pays, never): (Vec<_>, Vec<_>) = codecs.iter().partition(|row| row.pays_from_epoch.is_some());
     let names =
         |rows: &[&CodecCosts]| rows.iter().map(|row| row.codec.as_str()).collect::<Vec<_>>().join(", ");
     match (pays.is_empty(), never.is_empty()) {
         (false, true) => "every codec takes less time than running the teacher in each epoch".to_owned(),
         (true, _) => {
-            "no cache pays: this device runs the teacher as fast as the disk reads what it would say"
+            "no cache pays in time: this device runs the teacher as fast as what it would say is read"
                 .to_owned()
         }
-        (false, false) => {
-            format!(
-                "with {} running the teacher in each epoch is as fast as reading; {} pay",
-                names(&never),
-                names(&pays)
-            )
-        }
+        (false, false) => format!(
+            "with {} running the teacher in each epoch takes no longer than reading; {} pay",
+            names(&never),
+            names(&pays)
+        ),
     }
 }
 
@@ -195,6 +219,17 @@ fn expected(codec: CodecName, width: usize) -> f64 {
     }
 }
 
+/// Gigabytes a second that a core decodes of `width` channels.
+fn decoded(codec: CodecName, width: usize) -> f64 {
+    let learned = |speed: f64| (speed * CHANNELS / width.max(1) as f64).min(U8_SPEED);
+    match codec {
+        CodecName::F16 => F16_SPEED,
+        CodecName::U8 => U8_SPEED,
+        CodecName::Klt(_) => learned(KLT_SPEED),
+        CodecName::Pq(_) => learned(PQ_SPEED),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,10 +239,12 @@ mod tests {
         Plan {
             model: presets::find("jasper-dr").unwrap(),
             hours: 960.0,
+            shards: None,
             codecs: Vec::new(),
-            measured: Vec::new(),
+            measured: None,
             tflops: 10.0,
             disk: 0.5,
+            cores: 2.0,
             speed: 1000.0,
         }
     }
@@ -222,7 +259,7 @@ mod tests {
         let f16 = &costs.codecs[0];
         assert!((f16.cache_gb - 178.4).abs() < 1.0, "{f16:?}");
         // 0.1 hours to read, 3.2 to compute: the second epoch pays.
-        assert!((f16.read_hours - 0.099).abs() < 0.01 && f16.pays_from_epoch == "2");
+        assert!((f16.read_hours - 0.099).abs() < 0.01 && f16.pays_from_epoch == Some(2));
         assert!((f16.read_mb_per_s - 51.6).abs() < 0.5);
         assert!(costs.codecs.windows(2).take(4).all(|pair| pair[1].cache_gb < pair[0].cache_gb));
     }
@@ -232,9 +269,8 @@ mod tests {
         let mut small = example();
         small.model = presets::find("jasper-nano").unwrap();
         small.tflops = 1000.0;
-        assert!(plan(&small).unwrap().codecs.iter().all(|row| row.pays_from_epoch == "never"));
-        assert_eq!(pays_from(1.0, 0.5), "3");
-        assert_eq!(pays_from(1.0, 0.0), "2");
+        assert!(plan(&small).unwrap().codecs.iter().all(|row| row.pays_from_epoch.is_none()));
+        assert_eq!([1.5, 1.0, 0.5, 0.0].map(|read| pays_from(1.0, read)), [None, None, Some(3), Some(2)]);
         let costs = plan(&small).unwrap();
         assert!(costs.advice.starts_with("no cache pays"), "{}", costs.advice);
         small.hours = 0.0;
@@ -251,7 +287,7 @@ mod tests {
         );
         let mut with = example();
         with.codecs = vec![CodecName::U8];
-        with.measured = vec![Rate {
+        let rate = Rate {
             codec: "u8".to_owned(),
             bytes_per_frame: 100.0,
             ratio: 20.0,
@@ -259,7 +295,33 @@ mod tests {
             decode_gb_per_s: 1.0,
             encode_gb_per_s: 1.0,
             learn_s: 0.0,
-        }];
-        assert_eq!(plan(&with).unwrap().codecs[0].hidden_bytes_per_frame, 100.0);
+        };
+        with.measured = Some((vec![rate.clone()], 1024));
+        let measured = plan(&with).unwrap().codecs.remove(0);
+        assert_eq!(measured.hidden_bytes_per_frame, 100.0);
+        // 2 bytes a value at 1 GB/s.
+        assert!((measured.decode_core_hours - 172.8e6 * 2048.0 / 1e9 / 3600.0).abs() < 1e-9);
+        with.measured = Some((vec![rate], 512));
+        assert!(plan(&with).unwrap_err().to_string().contains("1024 channels, as jasper-dr"));
+    }
+
+    #[test]
+    fn what_takes_long_to_decode_is_read_as_slowly_and_may_not_pay() {
+        let mut fast = example();
+        fast.tflops = 600.0;
+        fast.disk = 7.0;
+        let rows = plan(&fast).unwrap().codecs;
+        let of = |name: &str| rows.iter().find(|row| row.codec == name).unwrap();
+        let (exact, klt) = (of("f16"), of("klt:0.1"));
+        assert!(klt.decode_core_hours > 2.0 * exact.decode_core_hours && klt.cache_gb < exact.cache_gb);
+        assert_eq!(klt.read_hours, klt.decode_core_hours / 2.0);
+        assert!(klt.pays_from_epoch.is_none() && exact.pays_from_epoch.is_some(), "{rows:?}");
+        assert!(plan(&fast).unwrap().advice.contains("klt:0.1"));
+        fast.cores = 64.0;
+        assert!(plan(&fast).unwrap().codecs.iter().all(|row| row.pays_from_epoch.is_some()));
+        // Cores for training at 1,000 times real time: 50,000 frames a second.
+        assert!((klt.decode_cores - 50_000.0 * 2048.0 / (KLT_SPEED * 1e9)).abs() < 1e-9);
+        // Half the channels are turned back four times as fast.
+        assert_eq!(decoded(CodecName::Klt(0.1), 512), 2.0 * KLT_SPEED);
     }
 }

@@ -262,8 +262,8 @@ fn a_plan_says_bytes_hours_and_whether_it_pays() {
     assert_eq!((costs["parameters"].as_u64(), costs["frames"].as_f64()), (Some(332_632_349), Some(172.8e6)));
     assert!((costs["teacher_hours"].as_f64().unwrap() - 3.19).abs() < 0.01, "{costs}");
     assert_eq!(
-        (costs["codecs"][0]["codec"].as_str(), costs["codecs"][1]["pays_from_epoch"].as_str()),
-        (Some("f16"), Some("2"))
+        (costs["codecs"][0]["codec"].as_str(), costs["codecs"][1]["pays_from_epoch"].as_u64()),
+        (Some("f16"), Some(2))
     );
     // Measured on a cache that is there.
     succeeds(&mut cache(fixture, "f16", "dev-clean", "plan-f16"));
@@ -279,7 +279,21 @@ fn a_plan_says_bytes_hours_and_whether_it_pays() {
         "shards",
         "advice",
         "no cache pays",
+        "never",
     ]);
+    // A teacher of another width is not what was measured; a corpus that is there says how much there is.
+    let rates = fixture.at("plan-f16");
+    fails(
+        tutornet().args(["plan", "--model", "jasper-dr", "--hours", "1", "--rates"]).arg(rates),
+        &["--rates", "1024 channels, as jasper-dr has"],
+    );
+    let mut command = tutornet();
+    command.args(["plan", "--model", "jasper-nano", "--json", "--corpus"]).arg(fixture.at("dev-clean"));
+    let costs: Value = serde_json::from_str(&succeeds(&mut command).stdout).unwrap();
+    let manifest = std::fs::read_to_string(fixture.at("dev-clean").join("corpus.toml")).unwrap();
+    let manifest: toml::Table = manifest.parse().unwrap();
+    assert_eq!(costs["hours"].as_f64(), manifest["hours"].as_float());
+    assert_eq!(costs["shards"].as_u64(), Some(manifest["shards"].as_array().unwrap().len() as u64));
     fails(
         tutornet().args(["plan", "--model", "jasper-dr", "--hours=-1"]),
         &["--hours: expected a number above 0"],
