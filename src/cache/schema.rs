@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BinaryArray, FixedSizeBinaryArray, StringArray, UInt32Array, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::column::payloads;
 use super::identity::Identity;
@@ -60,7 +60,7 @@ impl Key {
     /// Checksum of a payload of this row: xxh3-128 of its bytes, seeded with the xxh3-64 of the row's key,
     /// big-endian. A payload under another utterance's name therefore does not pass.
     pub fn checksum(&self, payload: &[u8]) -> [u8; 16] {
-        xxh3_128_with_seed(payload, self.seed()).to_be_bytes()
+        shard::xxh3_128(payload, self.seed()).to_be_bytes()
     }
 
     /// xxh3-64 of `samples` (8 bytes), `frames` (4), `audio_hash` (16) and `utterance`, little-endian.

@@ -6,11 +6,11 @@ use arrow::array::{
     ArrayRef, BinaryArray, FixedSizeBinaryBuilder, RecordBatch, StringArray, UInt32Array, UInt64Array,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use xxhash_rust::xxh3::xxh3_128;
 
 use super::Utterance;
 use crate::error::{Error, Result};
 use crate::features::{BINS, Frontend};
+use crate::shard::xxh3_128;
 
 /// Version of the schema, in every shard's metadata and in `corpus.toml`.
 pub const VERSION: u32 = 1;
@@ -54,7 +54,7 @@ pub(super) fn metadata(frontend: &Frontend) -> Vec<(String, String)> {
 
 /// Checksum of a payload as it is stored.
 pub(super) fn checksum(payload: &[u8]) -> [u8; 16] {
-    xxh3_128(payload).to_be_bytes()
+    xxh3_128(payload, 0).to_be_bytes()
 }
 
 /// One utterance as a row.

@@ -6,6 +6,7 @@
 //! and statistics are off and the zstd level is explicit, so that the bytes of a file are a
 //! function of its rows and of this crate's version alone.
 
+mod checksum;
 mod copy;
 mod guard;
 mod page;
@@ -13,6 +14,7 @@ pub(crate) mod reader;
 mod report;
 mod writer;
 
+pub use checksum::xxh3_128;
 pub use copy::copy_shard;
 pub use reader::{Shard, hashes, strings, u32s, u64s};
 pub use report::{FileReport, Problem, State, check_all};

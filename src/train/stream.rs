@@ -84,48 +84,70 @@ pub struct Assembler<'a> {
 }
 
 impl Assembler<'_> {
-    /// Reads, augments and pads the examples at `positions` of the stage's list.
+    /// Reads, augments and pads the examples at `positions` of the stage's list. What is decoded goes through `scratch` to its
+    /// place in the batch, utterance by utterance.
     ///
     /// # Errors
     /// When a payload is damaged and `skip_corrupt` is off.
-    pub fn assemble(&self, positions: &[usize]) -> Result<Batch> {
-        let mut batch = Batch::default();
-        let mut rows = Vec::with_capacity(positions.len());
-        let mut features = Vec::with_capacity(positions.len());
-        for &position in positions {
-            match self.read(position) {
-                Ok((row, values)) => {
-                    rows.push(row);
-                    features.push(values);
+    pub fn assemble(&self, positions: &[usize], scratch: &mut Scratch) -> Result<Batch> {
+        let mut corrupt = Vec::new();
+        let mut left = positions.to_vec();
+        loop {
+            let mut batch = self.empty(&left);
+            let mut whole = Vec::with_capacity(left.len());
+            for (row, &position) in left.iter().enumerate() {
+                match self.read(position, row, &mut batch, scratch) {
+                    Ok(()) => whole.push(position),
+                    Err(Error::Corrupt { path, utterance, column, detail }) if self.data.skip_corrupt => {
+                        tracing::warn!(
+                            "left out utterance {utterance}: {}, column {column}: {detail}",
+                            path.display()
+                        );
+                        corrupt.push(utterance);
+                    }
+                    Err(error) => return Err(error),
                 }
-                Err(Error::Corrupt { path, utterance, column, detail }) if self.data.skip_corrupt => {
-                    tracing::warn!(
-                        "left out utterance {utterance}: {}, column {column}: {detail}",
-                        path.display()
-                    );
-                    batch.corrupt.push(utterance);
-                }
-                Err(error) => return Err(error),
             }
+            if whole.len() == left.len() {
+                batch.corrupt = corrupt;
+                return Ok(batch);
+            }
+            // Others have other places: once more without those that are damaged, which hardly ever happens.
+            left = whole;
         }
-        let longest = rows.iter().map(|r| r.frames).max().unwrap_or(0);
-        batch.padded_frames = longest.next_multiple_of(PAD_TO);
+    }
+
+    /// A batch with room for the examples at `positions`, and what is known of them without reading a payload.
+    fn empty(&self, positions: &[usize]) -> Batch {
+        let mut batch = Batch::default();
+        for &position in positions {
+            let example = &self.prepared.examples[self.stage.examples[position]];
+            let utterance = &self.prepared.train[example.corpus].utterances()[example.utterance];
+            let frames = utterance.frames as usize;
+            let mut places = self.stage.teachers.iter().filter_map(|teacher| teacher.places.get(position));
+            let target_frames =
+                places.next_back().map_or_else(|| self.prepared.output_frames(frames), |place| place.frames);
+            batch.utterances.push(utterance.id.clone());
+            batch.frames.push(frames);
+            batch.target_frames.push(target_frames);
+            let needs_text = self.settings.objective.needs_text();
+            batch.text.push(if needs_text { example.text.clone() } else { Vec::new() });
+        }
+        let rows = positions.len();
+        batch.padded_frames = batch.frames.iter().max().map_or(0, |longest| longest.next_multiple_of(PAD_TO));
         batch.padded_targets = self.prepared.output_frames(batch.padded_frames);
-        let bins = self.prepared.bins;
-        batch.features = vec![0.0; rows.len() * bins * batch.padded_frames];
-        let padded = batch.padded_frames;
-        for (b, values) in features.iter().enumerate() {
-            transpose(values, bins, &mut batch.features[b * bins * padded..(b + 1) * bins * padded], padded);
+        batch.features = vec![0.0; rows * self.prepared.bins * batch.padded_frames];
+        let padded = batch.padded_targets;
+        let hidden = |width: usize| HiddenTarget {
+            values: vec![0.0; rows * width * padded],
+            weight: vec![0.0; rows * padded],
+        };
+        batch.hidden = self.stage.pairs.iter().map(|pair| hidden(pair.teacher_width)).collect();
+        if self.settings.objective.target() == Target::Posterior {
+            batch.posterior = vec![0.0; rows * padded * self.prepared.labels];
         }
-        self.targets(&rows, &mut batch);
-        for row in rows {
-            batch.utterances.push(row.utterance);
-            batch.frames.push(row.frames);
-            batch.target_frames.push(row.target_frames);
-            batch.text.push(row.text);
-            batch.nbest.push(row.nbest);
-        }
-        Ok(batch)
+        batch.nbest = vec![Vec::new(); rows];
+        batch
     }
 
     /// Says what the examples at `positions` will need, so that the system may start to read it, or buckets to send it.
@@ -155,107 +177,91 @@ impl Assembler<'_> {
         Ok(ahead)
     }
 
-    fn read(&self, position: usize) -> Result<(Row, Vec<f32>)> {
+    /// Reads the example at `position` into row `row` of a batch that has room for it.
+    fn read(&self, position: usize, row: usize, batch: &mut Batch, scratch: &mut Scratch) -> Result<()> {
         let example = &self.prepared.examples[self.stage.examples[position]];
         let corpus = &self.prepared.train[example.corpus];
-        let utterance = &corpus.utterances()[example.utterance];
-        let mut features = Vec::new();
-        corpus.features(example.utterance, &mut features)?;
-        let frames = utterance.frames as usize;
+        let (bins, frames, padded) = (self.prepared.bins, batch.frames[row], batch.padded_frames);
+        corpus.features(example.utterance, &mut scratch.values)?;
         if let Some(masks) = &self.data.spec_augment {
+            let utterance = &corpus.utterances()[example.utterance];
             let place = [self.stage_number, self.epoch, copies::name(&utterance.id)];
             let mut random = Random::new(self.seed, "spec_augment", &place);
-            masks.mask(&mut features, frames, self.prepared.bins, &mut random);
+            masks.mask(&mut scratch.values, frames, bins, &mut random);
         }
-        let mut row = Row {
-            utterance: utterance.id.clone(),
-            frames,
-            target_frames: self.prepared.output_frames(frames),
-            ..Row::default()
-        };
-        if self.settings.objective.needs_text() {
-            row.text.clone_from(&example.text);
-        }
-        let mut other = Vec::new();
+        let size = bins * padded;
+        transpose(&scratch.values, bins, &mut batch.features[row * size..(row + 1) * size], padded);
         for (number, PreparedTeacher { set, weight, places }) in self.stage.teachers.iter().enumerate() {
             let Some(&place) = places.get(position) else { continue };
-            row.target_frames = place.frames;
             match self.settings.objective.target() {
                 Target::None => {}
-                Target::Hidden => row.hidden = self.hidden(set, place)?,
+                Target::Hidden => self.hidden(set, place, row, batch, scratch)?,
                 Target::Posterior => {
-                    let out = if number == 0 { &mut row.posterior } else { &mut other };
+                    let out = if number == 0 { &mut scratch.posterior } else { &mut scratch.values };
                     set.posterior(place, self.settings.temperature(), out)?;
-                    average(&mut row.posterior, &other, *weight, number);
+                    average(&mut scratch.posterior, &scratch.values, *weight, number);
                 }
-                Target::Nbest => row.nbest = set.nbest(place)?,
+                Target::Nbest => batch.nbest[row] = set.nbest(place)?,
             }
         }
-        if self.settings.objective == Objective::CtcGuided {
-            let (labels, blank) = (self.prepared.labels, self.prepared.blank);
-            guide(&mut row.posterior, labels, blank, self.settings.guide_blank());
+        if self.settings.objective.target() == Target::Posterior {
+            self.posterior(row, batch, &mut scratch.posterior);
         }
-        Ok((row, features))
+        Ok(())
     }
 
-    /// What every pair wants of the teacher, [frames, width]; a layer of several pairs is read once.
-    fn hidden(&self, set: &TeacherSet, place: Place) -> Result<Vec<HiddenTarget>> {
-        let pairs = &self.stage.pairs;
-        let mut all: Vec<HiddenTarget> = Vec::with_capacity(pairs.len());
+    /// What every pair wants of the teacher; a layer of several pairs is read once.
+    fn hidden(
+        &self,
+        set: &TeacherSet,
+        place: Place,
+        row: usize,
+        batch: &mut Batch,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let (pairs, frames, padded) = (&self.stage.pairs, batch.target_frames[row], batch.padded_targets);
         for (number, pair) in pairs.iter().enumerate() {
-            if let Some(same) = pairs[..number].iter().position(|other| other.teacher == pair.teacher) {
-                all.push(all[same].clone());
+            let (before, after) = batch.hidden.split_at_mut(number);
+            let Some(target) = after.first_mut() else { continue };
+            let size = pair.teacher_width * padded;
+            let (values, weights) = (row * size..(row + 1) * size, row * padded..row * padded + frames);
+            let same = pairs[..number].iter().position(|other| other.teacher == pair.teacher);
+            if let Some(same) = same.and_then(|same| before.get(same)) {
+                target.values[values.clone()].copy_from_slice(&same.values[values]);
+                target.weight[weights.clone()].copy_from_slice(&same.weight[weights]);
                 continue;
             }
-            let mut target = HiddenTarget::default();
-            set.hidden(pair.teacher, place, &mut target.values)?;
+            set.hidden(pair.teacher, place, &mut scratch.values)?;
+            let used = &scratch.values[..frames * pair.teacher_width];
+            transpose(used, pair.teacher_width, &mut target.values[values], padded);
             if self.settings.frame_weighting() {
-                set.frame_weight(pair.teacher, place, &mut target.weight)?;
+                set.frame_weight(pair.teacher, place, &mut scratch.values)?;
+                target.weight[weights].copy_from_slice(&scratch.values[..frames]);
             } else {
-                target.weight = vec![1.0; place.frames];
+                target.weight[weights].fill(1.0);
             }
-            all.push(target);
         }
-        Ok(all)
+        Ok(())
     }
 
-    fn targets(&self, rows: &[Row], batch: &mut Batch) {
-        let padded = batch.padded_targets;
-        let target = self.settings.objective.target();
-        for (number, pair) in self.stage.pairs.iter().enumerate() {
-            let size = pair.teacher_width * padded;
-            let mut all =
-                HiddenTarget { values: vec![0.0; rows.len() * size], weight: vec![0.0; rows.len() * padded] };
-            for (b, row) in rows.iter().enumerate() {
-                let Some(own) = row.hidden.get(number) else { continue };
-                let used = &own.values[..row.target_frames * pair.teacher_width];
-                transpose(used, pair.teacher_width, &mut all.values[b * size..(b + 1) * size], padded);
-                all.weight[b * padded..][..row.target_frames]
-                    .copy_from_slice(&own.weight[..row.target_frames]);
-            }
-            batch.hidden.push(all);
+    /// Puts the teachers' softmax, [frames, labels], in its place.
+    fn posterior(&self, row: usize, batch: &mut Batch, softmax: &mut [f32]) {
+        let labels = self.prepared.labels;
+        if self.settings.objective == Objective::CtcGuided {
+            guide(softmax, labels, self.prepared.blank, self.settings.guide_blank());
         }
-        if target == Target::Posterior {
-            let labels = self.prepared.labels;
-            batch.posterior = vec![0.0; rows.len() * padded * labels];
-            for (b, row) in rows.iter().enumerate() {
-                let used = &row.posterior[..row.target_frames * labels];
-                batch.posterior[b * padded * labels..][..used.len()].copy_from_slice(used);
-            }
-        }
+        let used = &softmax[..batch.target_frames[row] * labels];
+        batch.posterior[row * batch.padded_targets * labels..][..used.len()].copy_from_slice(used);
     }
 }
 
-/// One utterance of a batch before padding.
+/// What a thread needs to assemble batches; kept from utterance to utterance, since fresh memory costs more than to read into it.
 #[derive(Debug, Default)]
-struct Row {
-    utterance: String,
-    frames: usize,
-    target_frames: usize,
-    text: Vec<u32>,
-    hidden: Vec<HiddenTarget>,
+pub struct Scratch {
+    /// Features, hidden states or whatever else has just been read.
+    values: Vec<f32>,
+    /// The softmax of the teachers so far.
     posterior: Vec<f32>,
-    nbest: Vec<(Vec<u32>, f64)>,
 }
 
 /// Adds another teacher's softmax, times its weight, to the average so far, which began with the first's. Where
@@ -299,7 +305,7 @@ impl<'scope> Stream<'scope> {
             let (sender, receiver) = bounded(AHEAD);
             let profile = profile.clone();
             readers.push(scope.spawn(move || {
-                let mut ahead = VecDeque::new();
+                let (mut ahead, mut scratch) = (VecDeque::new(), Scratch::default());
                 for (turn, positions) in share.iter().enumerate() {
                     let batch = profile.time_on(number + 1, Part::Assemble, || {
                         // One batch ahead: as long as this one is worked on, the disk may take for the next.
@@ -307,7 +313,7 @@ impl<'scope> Stream<'scope> {
                             // What is wrong with it will be said when it is read.
                             ahead.push_back(assembler.ahead(next).unwrap_or_default());
                         }
-                        let batch = assembler.assemble(positions);
+                        let batch = assembler.assemble(positions, &mut scratch);
                         ahead.pop_front();
                         batch
                     });

@@ -74,11 +74,13 @@ pub fn decode(payload: &[u8], frames: usize, width: usize, out: &mut Vec<f32>) -
     let scales = payload.get(..4 * width).ok_or_else(short)?;
     let scales: Vec<f32> = files::f32s(scales).collect();
     let zeros = payload.get(4 * width..5 * width).ok_or_else(short)?;
-    let zeros: Vec<f32> = zeros.iter().map(|&zero| f32::from(zero)).collect();
+    // Channels without negative values, as after a ReLU, have none.
+    let zeros = zeros.iter().any(|&zero| zero != 0).then(|| zeros.iter().map(|&zero| f32::from(zero)));
+    let zeros = zeros.map(Iterator::collect::<Vec<f32>>);
     let mask = payload.get(mask_at..mask_at + frames * width.div_ceil(8)).ok_or_else(short)?;
     out.resize(frames * width, 0.0);
     let bytes = payload.get(values_at..).unwrap_or_default();
-    let present = spread(mask, Values::Bytes { bytes, scales: &scales, zeros: &zeros }, width, out);
+    let present = spread(mask, Values::Bytes { bytes, scales: &scales, zeros: zeros.as_deref() }, width, out);
     if present.is_none_or(|present| values_at + align(present) != found) {
         let present = bits::count(mask, width)?;
         let expected = values_at + align(present);

@@ -1,7 +1,7 @@
 //! From values that stand one behind the other to their channels: what a frame's bitmap leaves out is 0.
 //!
 //! A frame is one call of a function for the processor's instructions: it turns the bitmap of the frame before into this
-//! one's, counts it, and places the values. Expansion of bytes by a mask is one instruction of AVX-512 (VBMI2) for 64
+//! one's, counts it, and places the values. Expansion of words by a mask is one instruction of AVX-512 (VBMI2) for 32
 //! channels; with AVX2 a byte of the bitmap picks one of 256 shuffles.
 
 use half::f16;
@@ -13,8 +13,8 @@ use super::instructions::Instructions;
 pub(super) enum Values<'a> {
     /// Halves as high bytes and low bytes.
     Halves { high: &'a [u8], low: &'a [u8] },
-    /// scale * (byte - zero), scales and zeros by channel.
-    Bytes { bytes: &'a [u8], scales: &'a [f32], zeros: &'a [f32] },
+    /// scale * (byte - zero), scales and zeros by channel; without zeros all of them are 0.
+    Bytes { bytes: &'a [u8], scales: &'a [f32], zeros: Option<&'a [f32]> },
 }
 
 impl<'a> Values<'a> {
@@ -52,7 +52,7 @@ pub(super) fn spread_with(
     out: &mut [f32],
 ) -> Option<usize> {
     if let Values::Bytes { scales, zeros, .. } = values
-        && (scales.len() != width || zeros.len() != width)
+        && (scales.len() != width || zeros.is_some_and(|zeros| zeros.len() != width))
     {
         return None;
     }
@@ -80,19 +80,21 @@ pub(super) fn spread_with(
     Some(used)
 }
 
+/// Eight bytes each, the last with zeros behind it.
+#[inline(always)]
+fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    bytes.chunks(8).map(|bytes| match bytes.first_chunk::<8>() {
+        Some(word) => u64::from_le_bytes(*word),
+        None => bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
+    })
+}
+
 /// The bitmap of the next frame, and how many bits it has.
 #[inline(always)]
 fn advance(bits: &mut [u64], delta: &[u8]) -> usize {
-    let (whole, rest) = delta.as_chunks::<8>();
     let mut count = 0;
-    for (word, delta) in bits.iter_mut().zip(whole) {
-        *word ^= u64::from_le_bytes(*delta);
-        count += word.count_ones() as usize;
-    }
-    if let (Some(word), false) = (bits.get_mut(whole.len()), rest.is_empty()) {
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        *word ^= u64::from_le_bytes(last);
+    for (word, delta) in bits.iter_mut().zip(words(delta)) {
+        *word ^= delta;
         count += word.count_ones() as usize;
     }
     count
@@ -120,7 +122,7 @@ fn plain_channels(bits: &[u64], values: Values<'_>, from: usize, mut at: usize, 
             *out = match values {
                 Values::Halves { high, low } => f16::from_le_bytes([low[at], high[at]]).to_f32(),
                 Values::Bytes { bytes, scales, zeros } => {
-                    scales[channel] * (f32::from(bytes[at]) - zeros[channel])
+                    scales[channel] * (f32::from(bytes[at]) - zeros.map_or(0.0, |zeros| zeros[channel]))
                 }
             };
             at += 1;
@@ -132,120 +134,110 @@ fn plain_channels(bits: &[u64], values: Values<'_>, from: usize, mut at: usize, 
 mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::{Values, advance};
-
-    /// Bytes of two vectors in turn: those of the first 32 places, or of the last.
-    const fn turns(first: u8) -> [u8; 64] {
-        let mut all = [0; 64];
-        let mut place = 0;
-        while place < 32 {
-            all[2 * place as usize] = first + place;
-            all[2 * place as usize + 1] = 64 + first + place;
-            place += 1;
-        }
-        all
-    }
-    const TURNS: [[u8; 64]; 2] = [turns(0), turns(32)];
+    use super::{Values, plain_frame, words};
 
     /// See [`super::plain_frame`].
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
     pub(super) fn frame(bits: &mut [u64], delta: &[u8], values: Values<'_>, out: &mut [f32]) -> usize {
-        let count = advance(bits, delta);
-        if count > values.len() {
-            return count;
+        // So that whole vectors can be read wherever a group of channels begins. Payloads end in zeros: few frames have fewer.
+        if values.len() < 64 * bits.len() {
+            return plain_frame(bits, delta, values, out);
         }
-        match values {
-            Values::Halves { high, low } => halves(bits, high, low, out),
-            Values::Bytes { bytes, scales, zeros } => affine(bits, bytes, scales, zeros, out),
-        }
-        count
-    }
-
-    /// The first of `values`, as many as `mask` has bits, at the places of those bits; the others are 0.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-    fn expand(mask: u64, values: &[u8]) -> __m512i {
-        let there = _bzhi_u64(u64::MAX, mask.count_ones().min(u32::try_from(values.len()).unwrap_or(64)));
-        // SAFETY: no more is read than there is.
-        unsafe { _mm512_maskz_expand_epi8(mask, _mm512_maskz_loadu_epi8(there, values.as_ptr().cast())) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-    fn halves(bits: &[u64], mut high: &[u8], mut low: &[u8], out: &mut [f32]) {
-        // SAFETY: both are 64 bytes.
-        let turns = TURNS.map(|turns| unsafe { _mm512_loadu_si512(turns.as_ptr().cast()) });
-        for (&mask, out) in bits.iter().zip(out.chunks_mut(64)) {
-            let count = mask.count_ones() as usize;
-            let (ups, downs) = (expand(mask, high), expand(mask, low));
-            (high, low) = (&high[count..], &low[count..]);
-            let both = turns.map(|turns| _mm512_permutex2var_epi8(downs, turns, ups));
-            let quarters = [
-                _mm512_castsi512_si256(both[0]),
-                _mm512_extracti64x4_epi64::<1>(both[0]),
-                _mm512_castsi512_si256(both[1]),
-                _mm512_extracti64x4_epi64::<1>(both[1]),
-            ];
-            for (out, halves) in out.chunks_mut(16).zip(quarters) {
-                store(out, _mm512_cvtph_ps(halves));
+        let (groups, rest) = out.as_chunks_mut::<64>();
+        let (whole, last) = bits.split_at_mut(groups.len());
+        let (mut at, mut channel) = (0, 0);
+        let mut words = words(delta);
+        for ((bits, delta), out) in whole.iter_mut().zip(&mut words).zip(groups) {
+            *bits ^= delta;
+            for (mask, out) in halved(*bits).into_iter().zip(out.as_chunks_mut::<32>().0) {
+                // SAFETY: of every word's 64 values there are 32 from here on; 32 channels are there.
+                unsafe { channels::<true>(mask, values, at, channel, out.as_mut_ptr(), u32::MAX) };
+                (at, channel) = (at + mask.count_ones() as usize, channel + 32);
             }
         }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-    fn affine(bits: &[u64], mut bytes: &[u8], scales: &[f32], zeros: &[f32], out: &mut [f32]) {
-        let channels = scales.chunks(64).zip(zeros.chunks(64));
-        for ((&mask, out), (scales, zeros)) in bits.iter().zip(out.chunks_mut(64)).zip(channels) {
-            let spread = expand(mask, bytes);
-            bytes = &bytes[mask.count_ones() as usize..];
-            let quarters = [
-                _mm512_castsi512_si128(spread),
-                _mm512_extracti32x4_epi32::<1>(spread),
-                _mm512_extracti32x4_epi32::<2>(spread),
-                _mm512_extracti32x4_epi32::<3>(spread),
-            ];
-            let channels = scales.chunks(16).zip(zeros.chunks(16));
-            for (part, ((out, bytes), (scales, zeros))) in
-                out.chunks_mut(16).zip(quarters).zip(channels).enumerate()
-            {
-                let there = sixteen(mask >> (16 * part));
-                let value = _mm512_sub_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)), load(zeros));
-                store(out, _mm512_maskz_mul_ps(there, load(scales), value));
+        if let (Some(bits), Some(delta)) = (last.first_mut(), words.next()) {
+            *bits ^= delta;
+            for (mask, out) in halved(*bits).into_iter().zip(rest.chunks_mut(32)) {
+                let there = _bzhi_u32(u32::MAX, u32::try_from(out.len()).unwrap_or(0));
+                // SAFETY: as above; no channel is touched but for those that are there.
+                unsafe { channels::<false>(mask, values, at, channel, out.as_mut_ptr(), there) };
+                (at, channel) = (at + mask.count_ones() as usize, channel + 32);
             }
         }
+        at
     }
 
+    /// 32 channels from `channel` on, or those of them that are `there`, by the values from `at` on.
+    ///
+    /// Words are expanded, not bytes: there are processors (Zen 5) that take ten times as long for bytes.
+    ///
+    /// # Safety
+    /// There are 32 values from `at` on, and the channels that are said to be there.
     #[inline]
-    fn sixteen(mask: u64) -> u16 {
-        let [low, high, ..] = mask.to_le_bytes();
-        u16::from_le_bytes([low, high])
-    }
-
-    /// The lanes that `values`, of 16 at most, has.
-    #[inline]
-    fn lanes(values: &[f32]) -> u16 {
-        u16::MAX.checked_shr(16 - u32::try_from(values.len().min(16)).unwrap_or(0)).unwrap_or(0)
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn load(values: &[f32]) -> __m512 {
-        // SAFETY: no more is read than there is.
-        unsafe { _mm512_maskz_loadu_ps(lanes(values), values.as_ptr()) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn store(out: &mut [f32], values: __m512) {
-        // SAFETY: no more is written than there is room for.
-        unsafe {
-            if out.len() == 16 {
-                _mm512_storeu_ps(out.as_mut_ptr(), values);
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+    unsafe fn channels<const ALL: bool>(
+        mask: u32,
+        values: Values<'_>,
+        at: usize,
+        channel: usize,
+        out: *mut f32,
+        there: u32,
+    ) {
+        let [first, second] = quartered(there);
+        // SAFETY: see above.
+        let words =
+            |bytes: &[u8]| unsafe { _mm512_cvtepu8_epi16(_mm256_loadu_si256(bytes.as_ptr().add(at).cast())) };
+        // SAFETY: see above.
+        let floats = |of: &[f32]| unsafe {
+            let of = of.as_ptr().add(channel);
+            if ALL {
+                [_mm512_loadu_ps(of), _mm512_loadu_ps(of.add(16))]
             } else {
-                _mm512_mask_storeu_ps(out.as_mut_ptr(), lanes(out), values);
+                [_mm512_maskz_loadu_ps(first, of), _mm512_maskz_loadu_ps(second, of.wrapping_add(16))]
+            }
+        };
+        let parts = |words: __m512i| [_mm512_castsi512_si256(words), _mm512_extracti64x4_epi64::<1>(words)];
+        let result = match values {
+            Values::Halves { high, low } => {
+                let halves = _mm512_or_si512(_mm512_slli_epi16::<8>(words(high)), words(low));
+                parts(_mm512_maskz_expand_epi16(mask, halves)).map(|halves| _mm512_cvtph_ps(halves))
+            }
+            Values::Bytes { bytes, scales, zeros } => {
+                let spread = parts(_mm512_maskz_expand_epi16(mask, words(bytes)));
+                let mut values = spread.map(|words| _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(words)));
+                if let Some(zeros) = zeros {
+                    let zeros = floats(zeros);
+                    values = [_mm512_sub_ps(values[0], zeros[0]), _mm512_sub_ps(values[1], zeros[1])];
+                }
+                let (scales, [first, second]) = (floats(scales), quartered(mask));
+                [
+                    _mm512_maskz_mul_ps(first, scales[0], values[0]),
+                    _mm512_maskz_mul_ps(second, scales[1], values[1]),
+                ]
+            }
+        };
+        // SAFETY: see above.
+        unsafe {
+            if ALL {
+                _mm512_storeu_ps(out, result[0]);
+                _mm512_storeu_ps(out.add(16), result[1]);
+            } else {
+                _mm512_mask_storeu_ps(out, first, result[0]);
+                _mm512_mask_storeu_ps(out.wrapping_add(16), second, result[1]);
             }
         }
+    }
+
+    #[inline]
+    fn halved(mask: u64) -> [u32; 2] {
+        let [a, b, c, d, e, f, g, h] = mask.to_le_bytes();
+        [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]
+    }
+
+    #[inline]
+    fn quartered(mask: u32) -> [u16; 2] {
+        let [a, b, c, d] = mask.to_le_bytes();
+        [u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])]
     }
 }
 
@@ -274,7 +266,8 @@ mod avx2 {
                     Values::Bytes { bytes, scales, zeros } => {
                         let channel = 64 * word + 8 * part;
                         let channels = channel..channel + 8;
-                        affine(mask, eight(bytes, at), &scales[channels.clone()], &zeros[channels])
+                        let zeros = zeros.map(|zeros| &zeros[channels.clone()]);
+                        affine(mask, eight(bytes, at), &scales[channels], zeros)
                     }
                 };
                 // SAFETY: there is room for eight.
@@ -317,14 +310,17 @@ mod avx2 {
 
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn affine(mask: u8, bytes: __m128i, scales: &[f32], zeros: &[f32]) -> __m256 {
+    fn affine(mask: u8, bytes: __m128i, scales: &[f32], zeros: Option<&[f32]>) -> __m256 {
         let bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
         let there = _mm256_and_si256(_mm256_set1_epi32(i32::from(mask)), bits);
         let there = _mm256_castsi256_ps(_mm256_cmpeq_epi32(there, bits));
-        let value = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(place(mask, bytes)));
-        // SAFETY: both are of eight channels.
-        let (scales, zeros) = unsafe { (_mm256_loadu_ps(scales.as_ptr()), _mm256_loadu_ps(zeros.as_ptr())) };
-        _mm256_and_ps(there, _mm256_mul_ps(scales, _mm256_sub_ps(value, zeros)))
+        let mut value = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(place(mask, bytes)));
+        // SAFETY: those of eight channels.
+        let load = |eight: &[f32]| unsafe { _mm256_loadu_ps(eight.as_ptr()) };
+        if let Some(zeros) = zeros {
+            value = _mm256_sub_ps(value, load(zeros));
+        }
+        _mm256_and_ps(there, _mm256_mul_ps(load(scales), value))
     }
 }
 
@@ -365,7 +361,8 @@ mod tests {
             let zeros: Vec<f32> = (0..width).map(|_| random.below(256) as f32).collect();
             for values in [
                 Values::Halves { high: &high, low: &low },
-                Values::Bytes { bytes: &low, scales: &scales, zeros: &zeros },
+                Values::Bytes { bytes: &low, scales: &scales, zeros: Some(&zeros) },
+                Values::Bytes { bytes: &low, scales: &scales, zeros: None },
             ] {
                 let with = |set| {
                     let mut out = vec![9f32; frames * width];
