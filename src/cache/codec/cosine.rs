@@ -2,7 +2,7 @@
 //!
 //! Sums are taken in one order, product by product, whatever the vectors' width: every processor gives the same bits.
 
-use super::instructions::Instructions;
+use super::instructions::{Instructions, compiled};
 use super::klt::BLOCK;
 
 /// Columns that are worked on at once.
@@ -21,7 +21,7 @@ fn cosines(n: usize) -> Vec<f32> {
 }
 
 /// The transposed matrix of `cosines`, [time, frequency].
-fn back(n: usize) -> Vec<f32> {
+pub(super) fn back(n: usize) -> Vec<f32> {
     let forward = cosines(n);
     (0..n * n).map(|at| forward[at % n * n + at / n]).collect()
 }
@@ -59,44 +59,22 @@ impl Restorer {
         Self { step, lift, rank, whole: back(BLOCK), instructions: Instructions::detect() }
     }
 
+    /// `quantised`, [frequency, rank], to values, of a block of any length.
+    pub(super) fn spectrum(&self, quantised: &[i16], out: &mut [f32]) {
+        dequantise(self.instructions, quantised, self.lift, self.step, out);
+    }
+
     /// `quantised`, [frequency, rank], to `out`, [time, rank]; both of one block, which may be shorter.
     pub(super) fn restore(&self, quantised: &[i16], out: &mut [f32]) {
         let n = out.len() / self.rank;
         let own = (n != BLOCK).then(|| back(n));
-        dequantise(self.instructions, quantised, self.lift, self.step, out);
+        self.spectrum(quantised, out);
         multiply(self.instructions, own.as_deref().unwrap_or(&self.whole), self.rank, out);
     }
 }
 
-/// Defines `$name` as `$body` compiled for the processor's instructions.
-macro_rules! compiled {
-    ($name:ident, $body:ident($($argument:ident: $kind:ty),*)) => {
-        fn $name(instructions: Instructions, $($argument: $kind),*) {
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2")]
-            fn avx512($($argument: $kind),*) {
-                $body($($argument),*);
-            }
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2")]
-            fn avx2($($argument: $kind),*) {
-                $body($($argument),*);
-            }
-            match instructions {
-                // SAFETY: the instructions were detected.
-                #[cfg(target_arch = "x86_64")]
-                Instructions::Avx512 => unsafe { avx512($($argument),*) },
-                // SAFETY: the instructions were detected.
-                #[cfg(target_arch = "x86_64")]
-                Instructions::Avx2 => unsafe { avx2($($argument),*) },
-                Instructions::Plain => $body($($argument),*),
-            }
-        }
-    };
-}
-
 compiled!(dequantise, dequantise_body(quantised: &[i16], lift: [f32; 2], step: f32, out: &mut [f32]));
-compiled!(multiply, multiply_body(matrix: &[f32], rank: usize, block: &mut [f32]));
+compiled!(pub(super) multiply, multiply_body(matrix: &[f32], rank: usize, block: &mut [f32]));
 
 #[inline(always)]
 fn dequantise_body(quantised: &[i16], lift: [f32; 2], step: f32, out: &mut [f32]) {

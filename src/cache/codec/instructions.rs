@@ -3,7 +3,7 @@
 /// A set of instructions that decoders are written for. All give the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Instructions {
-    /// 512 bits, with expansion of bytes (VBMI2).
+    /// 512 bits, with expansion of bytes (VBMI2) and sums of products of 16 bits (VNNI).
     #[cfg(target_arch = "x86_64")]
     Avx512,
     /// 256 bits, with conversion of halves (F16C).
@@ -36,6 +36,7 @@ fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512vbmi")
         && is_x86_feature_detected!("avx512vbmi2")
+        && is_x86_feature_detected!("avx512vnni")
         && has_avx2()
 }
 
@@ -46,6 +47,35 @@ fn has_avx2() -> bool {
         && is_x86_feature_detected!("bmi2")
         && is_x86_feature_detected!("popcnt")
 }
+
+/// Defines `$name` as `$body` compiled for the processor's instructions.
+macro_rules! compiled {
+    ($visible:vis $name:ident, $body:ident($($argument:ident: $kind:ty),*)) => {
+        $visible fn $name(instructions: $crate::cache::codec::instructions::Instructions, $($argument: $kind),*) {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2")]
+            fn avx512($($argument: $kind),*) {
+                $body($($argument),*);
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2")]
+            fn avx2($($argument: $kind),*) {
+                $body($($argument),*);
+            }
+            use $crate::cache::codec::instructions::Instructions;
+            match instructions {
+                // SAFETY: the instructions were detected.
+                #[cfg(target_arch = "x86_64")]
+                Instructions::Avx512 => unsafe { avx512($($argument),*) },
+                // SAFETY: the instructions were detected.
+                #[cfg(target_arch = "x86_64")]
+                Instructions::Avx2 => unsafe { avx2($($argument),*) },
+                Instructions::Plain => $body($($argument),*),
+            }
+        }
+    };
+}
+pub(super) use compiled;
 
 /// For every mask of eight places, which of the values that follow each other belongs to each; 0x80 where none does.
 #[cfg(target_arch = "x86_64")]

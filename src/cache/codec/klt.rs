@@ -11,6 +11,7 @@
 
 use super::cosine::{Restorer, lifted, transform};
 use super::rans::{LARGEST, Tables};
+use super::rans_decoder::Decoder;
 use super::rotation::Rotation;
 
 /// Frames of a block.
@@ -147,24 +148,57 @@ impl Klt {
     /// # Errors
     /// When the payload cannot be of so many frames.
     pub fn coordinates(&self, payload: &[u8], frames: usize, out: &mut Vec<f32>) -> Result<(), String> {
-        let rank = self.rotation.rank().max(1);
-        let mut decoder = self.tables.decoder(payload)?;
-        out.resize(frames * self.rotation.rank(), 0.0);
-        let restorer = Restorer::new(self.step, self.lift, rank);
-        let mut quantised = vec![0i16; BLOCK * rank];
-        for block in out.chunks_mut(BLOCK * rank) {
-            let quantised = &mut quantised[..block.len()];
-            if block.len() == self.classes.len() {
-                decoder.values(&self.classes, quantised);
-            } else {
-                let n = block.len() / rank;
-                for (row, quantised) in quantised.chunks_exact_mut(rank).enumerate() {
-                    decoder.values(&self.classes[frequency(row, n) * rank..][..rank], quantised);
-                }
-            }
-            restorer.restore(quantised, block);
+        let rank = self.rotation.rank();
+        out.resize(frames * rank, 0.0);
+        let restorer = Restorer::new(self.step, self.lift, rank.max(1));
+        let mut blocks = Blocks::new(self, payload)?;
+        for block in out.chunks_mut(BLOCK * rank.max(1)) {
+            restorer.restore(blocks.next(block.len()), block);
         }
-        decoder.finish()
+        blocks.decoder.finish()
+    }
+
+    /// A payload to hidden states, [frames, width]; replaces `out`. Not by way of the coordinates: what is turned back is
+    /// their cosine transform, of which most is zero.
+    ///
+    /// # Errors
+    /// When the payload cannot be of so many frames.
+    pub fn decode(&self, payload: &[u8], frames: usize, out: &mut Vec<f32>) -> Result<(), String> {
+        let restorer = Restorer::new(self.step, self.lift, self.rotation.rank().max(1));
+        let mut blocks = Blocks::new(self, payload)?;
+        let next = |spectrum: &mut [f32]| restorer.spectrum(blocks.next(spectrum.len()), spectrum);
+        self.rotation.hidden((frames, BLOCK), next, out);
+        blocks.decoder.finish()
+    }
+}
+
+/// The quantised blocks of a payload, one after the other.
+struct Blocks<'a> {
+    codec: &'a Klt,
+    decoder: Decoder<'a>,
+    quantised: Vec<i16>,
+}
+
+impl<'a> Blocks<'a> {
+    fn new(codec: &'a Klt, payload: &'a [u8]) -> Result<Self, String> {
+        let quantised = vec![0; codec.classes.len()];
+        Ok(Self { codec, decoder: codec.tables.decoder(payload)?, quantised })
+    }
+
+    /// The next block, of so many values: [frequency, rank].
+    fn next(&mut self, values: usize) -> &[i16] {
+        let Self { codec, decoder, quantised } = self;
+        let quantised = &mut quantised[..values];
+        if values == codec.classes.len() {
+            decoder.values(&codec.classes, quantised);
+        } else {
+            let rank = codec.rotation.rank().max(1);
+            let n = values / rank;
+            for (row, quantised) in quantised.chunks_exact_mut(rank).enumerate() {
+                decoder.values(&codec.classes[frequency(row, n) * rank..][..rank], quantised);
+            }
+        }
+        quantised
     }
 }
 
@@ -267,7 +301,8 @@ mod tests {
             let off: f64 = coordinates.iter().zip(&true_coordinates).map(|(a, b)| square(a - b)).sum();
             let error = (off / unseen.iter().map(|&v| square(v)).sum::<f64>()).sqrt();
             assert!((0.9 * target..=1.03 * target).contains(&error), "{error} of {target}");
-            let hidden = codec.rotation().hidden(&coordinates);
+            let mut hidden = Vec::new();
+            codec.decode(&payload, 403, &mut hidden).unwrap();
             assert!(relative(&hidden, &unseen) <= error + 1e-6, "clipping at zero takes nothing away");
             assert!(hidden.iter().all(|&v| v >= 0.0));
             bytes.push(payload.len());
@@ -295,7 +330,7 @@ mod tests {
         let mut far = made_up(8, width, 60);
         far[20] = 900.0;
         let mut found = Vec::new();
-        codec.coordinates(&codec.encode(&far), 8, &mut found).unwrap();
-        assert!(relative(&codec.rotation().hidden(&found), &far) < 0.01);
+        codec.decode(&codec.encode(&far), 8, &mut found).unwrap();
+        assert!(relative(&found, &far) < 0.01);
     }
 }

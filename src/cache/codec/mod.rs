@@ -13,6 +13,8 @@ pub mod rans;
 pub mod rans_decoder;
 pub mod rotation;
 mod spread;
+mod turn;
+mod turn_kernel;
 
 pub use model::{CODEC_FILE, CodecModel};
 pub use name::CodecName;
@@ -88,11 +90,11 @@ impl Codec {
         width: usize,
         out: &mut Vec<f32>,
     ) -> Result<(), String> {
-        self.coordinates(payload, frames, width, out)?;
-        if let Some(rotation) = self.rotation() {
-            *out = rotation.hidden(out);
+        match self {
+            Self::F16 | Self::U8 => self.coordinates(payload, frames, width, out),
+            Self::Klt(codec) => codec.decode(payload, frames, out),
+            Self::Pq(codec) => codec.decode(payload, frames, out),
         }
-        Ok(())
     }
 
     /// A payload of a learned codec to its coordinates, [frames, rank]; of another to hidden states.

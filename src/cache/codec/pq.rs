@@ -96,15 +96,39 @@ impl Pq {
     /// # Errors
     /// When the payload is not of so many frames.
     pub fn coordinates(&self, payload: &[u8], frames: usize, out: &mut Vec<f32>) -> Result<(), String> {
-        let (groups, dimensions, rank) = (self.groups, self.dimensions, self.rotation.rank());
-        if payload.len() != frames * groups {
-            return Err(format!("expected {} bytes, found {}", frames * groups, payload.len()));
-        }
+        let rank = self.rotation.rank();
+        let all = self.frames(payload, frames)?;
         out.resize(frames * rank, 0.0);
-        for (codes, out) in payload.chunks_exact(groups).zip(out.chunks_exact_mut(rank)) {
-            look_up(self.instructions, codes, &self.centroids, dimensions, out);
+        for (codes, out) in all.zip(out.chunks_exact_mut(rank)) {
+            look_up(self.instructions, codes, &self.centroids, self.dimensions, out);
         }
         Ok(())
+    }
+
+    /// A payload to hidden states, [frames, width]; replaces `out`.
+    ///
+    /// # Errors
+    /// When the payload is not of so many frames.
+    pub fn decode(&self, payload: &[u8], frames: usize, out: &mut Vec<f32>) -> Result<(), String> {
+        let mut all = self.frames(payload, frames)?;
+        let next = |row: &mut [f32]| {
+            let codes = all.next().unwrap_or_default();
+            look_up(self.instructions, codes, &self.centroids, self.dimensions, row);
+        };
+        self.rotation.hidden((frames, 1), next, out);
+        Ok(())
+    }
+
+    /// The codes of every frame.
+    fn frames<'a>(
+        &self,
+        payload: &'a [u8],
+        frames: usize,
+    ) -> Result<impl Iterator<Item = &'a [u8]> + use<'a>, String> {
+        if payload.len() != frames * self.groups {
+            return Err(format!("expected {} bytes, found {}", frames * self.groups, payload.len()));
+        }
+        Ok(payload.chunks_exact(self.groups))
     }
 }
 
@@ -241,7 +265,7 @@ fn cluster(points: &[f32], dimensions: usize, group: u64) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::rotation::tests::made_up;
+    use super::super::rotation::tests::{hidden as turned_back, made_up};
     use super::*;
 
     #[test]
@@ -256,13 +280,15 @@ mod tests {
             assert_eq!(payload.len(), 301 * groups);
             let mut coordinates = Vec::new();
             codec.coordinates(&payload, 301, &mut coordinates).unwrap();
-            let hidden = codec.rotation().hidden(&coordinates);
+            let mut hidden = Vec::new();
+            codec.decode(&payload, 301, &mut hidden).unwrap();
+            assert_eq!(hidden, turned_back(codec.rotation(), &coordinates));
             let square = |v: f32| f64::from(v) * f64::from(v);
             let off: f64 = hidden.iter().zip(&unseen).map(|(a, b)| square(a - b)).sum();
             errors.push((off / unseen.iter().map(|&v| square(v)).sum::<f64>()).sqrt());
             assert!(codec.coordinates(&payload, 300, &mut Vec::new()).is_err());
             // What a code says is the nearest there is.
-            assert_eq!(codec.encode(&codec.rotation().hidden(&[])), Vec::<u8>::new());
+            assert_eq!(codec.encode(&[]), Vec::<u8>::new());
             let again = Pq::learn(&sample, width, groups).unwrap();
             assert_eq!(again.encode(&unseen), payload, "learned alike every time");
         }

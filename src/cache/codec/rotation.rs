@@ -2,6 +2,7 @@
 
 use nalgebra::{DMatrix, SymmetricEigen};
 
+use super::turn::Turn;
 use crate::kernels::Matrix;
 
 /// Frames that are summed in single precision before they enter a sum in double.
@@ -19,7 +20,7 @@ pub struct Rotation {
     /// Smallest value that decoded hidden states have: 0 for a layer that was never negative.
     floor: f32,
     forward: Matrix,
-    backward: Matrix,
+    backward: Turn,
 }
 
 impl Rotation {
@@ -34,7 +35,7 @@ impl Rotation {
         }
         Self {
             forward: Matrix::new(&basis, width, rank),
-            backward: Matrix::transposed(&basis, rank, width),
+            backward: Turn::new(&basis, width, rank),
             origin: origin.into_iter().map(|o| o as f32).collect(),
             mean,
             basis,
@@ -119,13 +120,17 @@ impl Rotation {
         out
     }
 
-    /// Coordinates [frames, rank] to hidden states [frames, width].
-    pub fn hidden(&self, coordinates: &[f32]) -> Vec<f32> {
-        let mut out = self.backward.multiply(coordinates);
-        for frame in out.chunks_exact_mut(self.width().max(1)) {
-            frame.iter_mut().zip(&self.mean).for_each(|(v, mean)| *v = (*v + mean).max(self.floor));
-        }
-        out
+    /// Coordinates of `frames` frames to hidden states, [frames, width]; replaces `out`. The coordinates come in blocks of
+    /// `block` frames, at most eight, the last may be shorter: `spectrum` is called for each in order and writes its
+    /// orthonormal DCT-II over the frames, [frequency, rank]. A block of one frame is the frame's coordinates.
+    pub(super) fn hidden(
+        &self,
+        (frames, block): (usize, usize),
+        spectrum: impl FnMut(&mut [f32]),
+        out: &mut Vec<f32>,
+    ) {
+        let Self { mean, basis, floor, .. } = self;
+        self.backward.channels((basis, mean, *floor), (frames, block), spectrum, out);
     }
 }
 
@@ -145,6 +150,14 @@ fn settle(matrix: &mut [f64]) {
 pub(super) mod tests {
     use super::*;
     use crate::random::Random;
+
+    /// Coordinates, [frames, rank], to hidden states.
+    pub fn hidden(rotation: &Rotation, coordinates: &[f32]) -> Vec<f32> {
+        let (mut frames, mut out) = (coordinates.chunks_exact(rotation.rank()), Vec::new());
+        let next = |row: &mut [f32]| row.copy_from_slice(frames.next().unwrap());
+        rotation.hidden((coordinates.len() / rotation.rank(), 1), next, &mut out);
+        out
+    }
 
     /// Post-ReLU mixtures of a few slow sources: correlated over channels and over time. [frames, width]
     pub fn made_up(frames: usize, width: usize, seed: u64) -> Vec<f32> {
@@ -195,7 +208,7 @@ pub(super) mod tests {
             coordinates.iter().skip(component).step_by(width).map(|&v| f64::from(v).powi(2)).sum()
         };
         assert!((1..width).all(|c| variance(c) <= variance(c - 1) * 1.0001));
-        let back = rotation.hidden(&coordinates);
+        let back = hidden(&rotation, &coordinates);
         assert!(back.iter().zip(&sample).all(|(a, b)| (a - b).abs() < 1e-4));
         // The first six of 24 hold nearly everything.
         let all: f64 = (0..width).map(variance).sum();
