@@ -163,7 +163,7 @@ fn the_golden_caches_of_every_codec_are_read() {
         let expected: Vec<f32> =
             files::f32s(&std::fs::read(golden(&format!("{name}.values"))).unwrap()).collect();
         assert_eq!(found.len(), expected.len());
-        // The way back from a rotation is a sum whose order the processor decides.
+        // They were kept when the order of the sums on the way back from a rotation was the processor's.
         for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
             assert!(
                 (found - expected).abs() <= 1e-4 * expected.abs().max(1.0),

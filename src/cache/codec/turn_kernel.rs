@@ -126,7 +126,8 @@ fn round_body(row: &[f32], factor: f32, out: &mut [i16; DEPTH]) {
     }
 }
 
-/// Adds the products of block `number` of `blocks` of the listed pairs of rows with that block of a panel to the pairs' sums.
+/// Adds the products of block `number` of `blocks` of the listed pairs of rows with that block of a panel to the pairs' sums;
+/// the first block's take the place of what is there.
 pub(super) fn visits(
     instructions: Instructions,
     lists: &Lists,
@@ -135,27 +136,41 @@ pub(super) fn visits(
     sums: &mut [Row<i32>],
 ) {
     let pairs = lists.of_block(number, blocks).zip(sums.as_chunks_mut::<2>().0);
+    let add = number > 0;
     match instructions {
         // SAFETY: the instructions were detected.
         #[cfg(target_arch = "x86_64")]
-        Instructions::Avx512 => unsafe { avx512::visits(pairs, table) },
+        Instructions::Avx512 => unsafe { avx512::visits(pairs, table, add) },
         // SAFETY: the instructions were detected.
         #[cfg(target_arch = "x86_64")]
-        Instructions::Avx2 => unsafe { avx2::visits(pairs, table) },
-        Instructions::Plain => pairs.for_each(|(list, sums)| plain(list, table, sums)),
+        Instructions::Avx2 => unsafe { avx2::visits(pairs, table, add) },
+        Instructions::Plain => pairs.for_each(|(list, sums)| plain(list, table, add, sums)),
     }
 }
 
 /// One pair of rows.
-fn plain(list: List<'_>, table: &[Row<i16>; DEPTH], sums: &mut [Row<i32>; 2]) {
-    for (places, values) in list {
-        for (sums, values) in sums.iter_mut().zip(values) {
-            for (&place, &value) in places.iter().zip(values) {
-                let row = &table[usize::from(place) % DEPTH].0;
-                for (sum, &factor) in sums.0.iter_mut().zip(row) {
-                    *sum += i32::from(factor) * i32::from(value);
+fn plain(list: List<'_>, table: &[Row<i16>; DEPTH], add: bool, rows: &mut [Row<i32>; 2]) {
+    /// Channels whose sums stay in registers.
+    const FEW: usize = 16;
+    for from in 0..PANEL / FEW {
+        let mut sums = [[0i32; FEW]; 2];
+        if add {
+            for (sums, row) in sums.iter_mut().zip(rows.iter()) {
+                *sums = row.0.as_chunks().0[from];
+            }
+        }
+        for (places, [first, second]) in list.clone() {
+            for ((&place, &first), &second) in places.iter().zip(first).zip(second) {
+                let factors: &[i16; FEW] = &table[usize::from(place) % DEPTH].0.as_chunks().0[from];
+                let (first, second) = (i32::from(first), i32::from(second));
+                for (at, &factor) in factors.iter().enumerate() {
+                    sums[0][at] += i32::from(factor) * first;
+                    sums[1][at] += i32::from(factor) * second;
                 }
             }
+        }
+        for (sums, row) in sums.into_iter().zip(rows.iter_mut()) {
+            row.0.as_chunks_mut().0[from] = sums;
         }
     }
 }
@@ -186,12 +201,18 @@ mod avx512 {
     pub(super) fn visits<'a>(
         pairs: impl Iterator<Item = (List<'a>, &'a mut [Row<i32>; 2])>,
         table: &[Row<i16>; DEPTH],
+        add: bool,
     ) {
         for (list, rows) in pairs {
-            let mut sums: [[__m512i; VECTORS]; 2] = std::array::from_fn(|row| {
-                // SAFETY: 16 values each.
-                std::array::from_fn(|at| unsafe { _mm512_load_si512(rows[row].0[16 * at..].as_ptr().cast()) })
-            });
+            let mut sums = [[_mm512_setzero_si512(); VECTORS]; 2];
+            if add {
+                for (sums, row) in sums.iter_mut().zip(rows.iter()) {
+                    for (at, sums) in sums.iter_mut().enumerate() {
+                        // SAFETY: 16 values.
+                        *sums = unsafe { _mm512_load_si512(row.0[16 * at..].as_ptr().cast()) };
+                    }
+                }
+            }
             for (places, values) in list {
                 for half in [0, 2] {
                     let [first, second] =
@@ -269,15 +290,19 @@ mod avx2 {
     pub(super) fn visits<'a>(
         pairs: impl Iterator<Item = (List<'a>, &'a mut [Row<i32>; 2])>,
         table: &[Row<i16>; DEPTH],
+        add: bool,
     ) {
         for (list, rows) in pairs {
             for from in (0..PANEL).step_by(8 * VECTORS) {
-                let mut sums: [[__m256i; VECTORS]; 2] = std::array::from_fn(|row| {
-                    // SAFETY: eight values each.
-                    std::array::from_fn(|at| unsafe {
-                        _mm256_load_si256(rows[row].0[from + 8 * at..].as_ptr().cast())
-                    })
-                });
+                let mut sums = [[_mm256_setzero_si256(); VECTORS]; 2];
+                if add {
+                    for (sums, row) in sums.iter_mut().zip(rows.iter()) {
+                        for (at, sums) in sums.iter_mut().enumerate() {
+                            // SAFETY: eight values.
+                            *sums = unsafe { _mm256_load_si256(row.0[from + 8 * at..].as_ptr().cast()) };
+                        }
+                    }
+                }
                 for (places, values) in list.clone() {
                     for half in [0, 2] {
                         let [first, second] =
