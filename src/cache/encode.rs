@@ -9,7 +9,7 @@ use super::schema::{Key, Row};
 use crate::labels::Labels;
 use crate::models::HiddenLayer;
 
-/// Frames converted at a time: one cache line of every channel.
+/// Frames, and channels, that are turned at a time: one cache line of every channel.
 const BLOCK: usize = 16;
 
 /// Output of one layer for one utterance.
@@ -85,70 +85,106 @@ fn hidden(raw: &Raw, layer: Hidden, extras: Extras<'_>) -> Result<[Vec<u8>; 2], 
     }
 }
 
-/// The hidden states `[frames, width]` of a layer, frame by frame.
-pub fn by_frame(layer: Hidden, frames: usize, padded: usize) -> Vec<f32> {
-    let mut values = vec![0f32; frames * layer.width];
-    for (channel, line) in layer.values.chunks_exact(padded.max(1)).take(layer.width).enumerate() {
-        for (frame, &value) in line[..frames].iter().enumerate() {
-            values[frame * layer.width + channel] = value;
+/// Hands out the first `frames` frames of a layer in squares of [`BLOCK`] channels by as many frames, `square[channel][frame]`,
+/// with the first channel and the first frame of each: all channels of some frames, then the next frames. Either side is read or
+/// written a cache line at a time that way.
+#[inline(always)]
+fn squares(
+    layer: Hidden,
+    frames: usize,
+    padded: usize,
+    mut take: impl FnMut(&[[f32; BLOCK]; BLOCK], usize, usize),
+) {
+    for start in (0..frames).step_by(BLOCK) {
+        let count = BLOCK.min(frames - start);
+        for first in (0..layer.width).step_by(BLOCK) {
+            let mut square = [[0f32; BLOCK]; BLOCK];
+            for (row, channel) in square.iter_mut().zip(first..layer.width) {
+                row[..count].copy_from_slice(&layer.values[channel * padded + start..][..count]);
+            }
+            take(&square, first, start);
         }
     }
-    values
+}
+
+/// The hidden states `[frames, width]` of a layer, frame by frame.
+pub fn by_frame(layer: Hidden, frames: usize, padded: usize) -> Vec<f32> {
+    turned(layer, frames, padded).0
+}
+
+/// [`by_frame`]; sums over the channels of every frame, a channel after the other; and whether all values are finite.
+fn turned(layer: Hidden, frames: usize, padded: usize) -> (Vec<f32>, Vec<f64>, bool) {
+    let width = layer.width;
+    let mut values = vec![0f32; frames * width];
+    let mut sums = vec![0f64; frames.next_multiple_of(BLOCK)];
+    let mut exponents = 0;
+    squares(layer, frames, padded, |square, first, start| {
+        for line in square {
+            for (sum, value) in sums[start..][..BLOCK].iter_mut().zip(line) {
+                *sum += f64::from(*value);
+                // All bits of the exponent set: infinite or not a number.
+                exponents |= u32::from(value.to_bits() & 0x7F80_0000 == 0x7F80_0000);
+            }
+        }
+        let rows = values[start * width..].chunks_exact_mut(width).take(BLOCK);
+        for (frame, row) in rows.enumerate() {
+            row[first..].iter_mut().zip(square).for_each(|(value, line)| *value = line[frame]);
+        }
+    });
+    sums.truncate(frames);
+    (values, sums, exponents == 0)
 }
 
 /// [`hidden`] with another codec than the exact one.
 fn coded(raw: &Raw, layer: Hidden, codec: &Codec) -> Result<[Vec<u8>; 2], String> {
-    let values = by_frame(layer, raw.frames, raw.padded);
-    let mut weights = Vec::with_capacity(4 * raw.frames);
-    for (frame, values) in values.chunks_exact(layer.width.max(1)).enumerate() {
-        if let Some((channel, value)) = values.iter().enumerate().find(|(_, v)| !v.is_finite()) {
-            return Err(format!("the hidden state of frame {frame}, channel {channel} is {value}"));
-        }
-        let sum: f64 = values.iter().map(|&v| f64::from(v)).sum();
-        weights.extend(sigmoid(sum / layer.width.max(1) as f64).to_le_bytes());
+    let (values, sums, finite) = turned(layer, raw.frames, raw.padded);
+    if !finite {
+        return Err(offence(raw, layer, "expected a finite number", f32::is_finite));
     }
-    Ok([codec.encode(&values, raw.frames, layer.width), weights])
+    Ok([codec.encode(&values, raw.frames, layer.width), weights(&sums, layer.width)])
+}
+
+/// Frame weights of frames whose channels have these sums.
+fn weights(sums: &[f64], width: usize) -> Vec<u8> {
+    sums.iter().flat_map(|sum| sigmoid(sum / width.max(1) as f64).to_le_bytes()).collect()
 }
 
 /// [`hidden`] with the codec `f16`.
 fn exact(raw: &Raw, layer: Hidden) -> Result<[Vec<u8>; 2], String> {
     let Raw { frames, padded, .. } = *raw;
-    let Hidden { values: hidden, width, .. } = layer;
+    let width = layer.width;
     let mut halves = vec![0u16; frames * width];
-    let mut weights = Vec::with_capacity(frames);
-    for start in (0..frames).step_by(BLOCK) {
-        let count = BLOCK.min(frames - start);
-        let mut sums = [0f64; BLOCK];
-        let mut values = [f16::ZERO; BLOCK];
-        let mut exponents = 0u16;
-        for channel in 0..width {
-            let at = channel * padded + start;
-            let line = &hidden[at..at + count];
-            values[..count].convert_from_f32_slice(line);
-            for ((sum, &single), (frame, value)) in sums.iter_mut().zip(line).zip(values.iter().enumerate()) {
+    let mut sums = vec![0f64; frames.next_multiple_of(BLOCK)];
+    let mut exponents = 0u16;
+    squares(layer, frames, padded, |square, first, start| {
+        let mut values = [[f16::ZERO; BLOCK]; BLOCK];
+        values.as_flattened_mut().convert_from_f32_slice(square.as_flattened());
+        for (line, values) in square.iter().zip(&values) {
+            for ((sum, &single), value) in sums[start..][..BLOCK].iter_mut().zip(line).zip(values) {
                 *sum += f64::from(single);
                 // All bits of the exponent set: infinite or not a number.
                 exponents |= u16::from(value.to_bits() & 0x7C00 == 0x7C00);
-                halves[(start + frame) * width + channel] = value.to_bits();
             }
         }
-        if exponents != 0 {
-            return Err(offence(raw, layer, start, count));
+        let rows = halves[start * width..].chunks_exact_mut(width).take(BLOCK);
+        for (frame, row) in rows.enumerate() {
+            row[first..].iter_mut().zip(&values).for_each(|(half, line)| *half = line[frame].to_bits());
         }
-        weights.extend(sums[..count].iter().map(|sum| sigmoid(sum / width.max(1) as f64)));
+    });
+    if exponents != 0 {
+        return Err(offence(raw, layer, "half precision ends at 65504", |v| f16::from_f32(v).is_finite()));
     }
-    let weights = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
-    Ok([halves_codec::encode(&halves, frames, width), weights])
+    Ok([halves_codec::encode(&halves, frames, width), weights(&sums[..frames], width)])
 }
 
-/// Says where the value that half precision cannot hold is; `start` and `count` bound its frame.
-fn offence(raw: &Raw, layer: Hidden, start: usize, count: usize) -> String {
-    let place = (start..start + count)
+/// Says where the first value is that does not `hold`, and what is expected of it.
+fn offence(raw: &Raw, layer: Hidden, expected: &str, hold: impl Fn(f32) -> bool) -> String {
+    let place = (0..raw.frames)
         .flat_map(|frame| (0..layer.width).map(move |channel| (frame, channel)))
-        .find(|&(frame, channel)| !f16::from_f32(layer.values[channel * raw.padded + frame]).is_finite());
+        .find(|&(frame, channel)| !hold(layer.values[channel * raw.padded + frame]));
     let (frame, channel) = place.unwrap_or_default();
     let value = layer.values[channel * raw.padded + frame];
-    format!("the hidden state of frame {frame}, channel {channel} is {value}: half precision ends at 65504")
+    format!("the hidden state of frame {frame}, channel {channel} is {value}: {expected}")
 }
 
 /// Natural logarithms of the softmax of every valid frame, in f64.

@@ -32,6 +32,7 @@ mod recode;
 mod repair;
 mod resume;
 pub mod rows;
+mod sample;
 pub mod schema;
 mod seal;
 mod settle;

@@ -8,9 +8,10 @@ use super::build::{Options, Source, budget};
 use super::codec::{CODEC_FILE, CodecModel, CodecName};
 use super::forward::Teacher;
 use super::identity::{IDENTITY, Identity};
-use super::learn::{self, Sampled};
+use super::learn::learn_from_sample;
 use super::manifest::{MANIFEST, Manifest};
 use super::rows::belongs;
+use super::sample::{self, Sampled};
 use super::stage::Done;
 use super::tasks::claim::Claims;
 use crate::error::{Error, Result};
@@ -41,6 +42,7 @@ impl Source {
         if let Some(claims) = claims {
             self.wait_or_claim(&options.out, claims, stop)?;
         }
+        let alone = claims.is_none() && !options.out.join(IDENTITY).exists();
         let (mut sampled, mut learning) = (Vec::new(), Done::default());
         let codecs = settle_codec(&mut identity, &options.out, options.codec_from.as_deref(), &mut || {
             let started = Instant::now();
@@ -49,9 +51,11 @@ impl Source {
                 None => teacher.insert(self.teacher(options)?),
             };
             let budget = budget(options, teacher);
-            let source = learn::Source { corpus: &self.corpus, wanted: &self.wanted, budget, stop };
-            (sampled, learning) = source.sample(teacher)?;
-            let codecs = learn::learn_from_sample(options.codec, &self.identity, &sampled)?;
+            let source =
+                sample::Source { corpus: &self.corpus, wanted: &self.wanted, budget, all: alone, stop };
+            let learn = |sampled: &[Sampled]| learn_from_sample(options.codec, &self.identity, sampled);
+            let (codecs, of_sample, of_learning) = source.learn(teacher, learn)?;
+            (sampled, learning) = (of_sample, of_learning);
             learning.wall = started.elapsed();
             Ok(codecs)
         })?;

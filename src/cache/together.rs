@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::build::{Source, With};
 use super::codec::CodecModel;
-use super::learn::Sampled;
 use super::manifest::ShardEntry;
 use super::resume::finished_since;
+use super::sample::Sampled;
 use super::stage::Done;
 use super::tasks::claim::Claims;
 use crate::error::{Error, Result};

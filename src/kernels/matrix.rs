@@ -1,7 +1,7 @@
 //! Products of many rows with one matrix, outside of any network.
 
 use super::lanes::Width;
-use super::packed::{Out, Packed};
+use super::packed::{Out, Packed, transposed_product};
 
 /// A matrix [inputs, outputs] laid out for products on the CPU, in one thread.
 pub struct Matrix {
@@ -38,6 +38,13 @@ impl Matrix {
     }
 }
 
+/// The products of every two columns of `rows` [n, width]: rows^T rows, [width, width], on all threads. Every one is summed in
+/// the order of [`Matrix::multiply`].
+pub fn gram(rows: &[f32], width: usize) -> Vec<f32> {
+    let row = |i: usize| rows.get(i * width..(i + 1) * width);
+    transposed_product(rows, [rows.len() / width.max(1), width, width], Width::detect(), row)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,6 +67,14 @@ mod tests {
                     .map(|i| f64::from(rows[row * inputs + i]) * f64::from(values[i * outputs + column]))
                     .sum();
                 assert!((f64::from(*found) - sum).abs() < 1e-3, "{found} {sum}");
+            }
+            let turned: Vec<f32> = (0..inputs)
+                .flat_map(|i| (0..count).map(move |r| (r, i)))
+                .map(|(r, i)| rows[r * inputs + i])
+                .collect();
+            if count > 0 {
+                let product = Matrix::transposed(&turned, count, inputs).multiply(&turned);
+                assert_eq!(gram(&rows, inputs), product);
             }
         }
     }

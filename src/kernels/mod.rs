@@ -33,7 +33,7 @@ pub use conv1d::{Conv1dOptions, conv1d};
 pub use conv2d::{Conv2dOptions, conv2d};
 pub use ctc::{ctc_log_likelihood, ctc_loss, ctc_loss_of_several, ctc_possible};
 pub use lstm::{LstmWeights, Together, bi_lstm, lstm};
-pub use matrix::Matrix;
+pub use matrix::{Matrix, gram};
 pub use norm::{NormOptions, Normalised, batch_norm};
 pub use step::{AdamStep, NovoGradStep, adam, larc, novograd, squared_norm};
 pub use sum::sum;

@@ -8,6 +8,7 @@
 //! 2. one bit a value, set where the byte is not the zero, as in `f16`: every frame XORed with the frame before;
 //! 3. the bytes of the values whose bit is set, frame by frame, channel by channel.
 
+use super::instructions::{Instructions, compiled};
 use super::spread::{Values, spread};
 use super::{align, bits};
 use crate::files;
@@ -19,47 +20,65 @@ const STEPS: f32 = 192.0;
 /// Lays out `values`, `[frames, width]`, as a payload.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to a byte")]
 pub fn encode(values: &[f32], frames: usize, width: usize) -> Vec<u8> {
-    let mut range = vec![(0f32, 0f32); width];
-    for frame in values.chunks_exact(width.max(1)) {
-        for ((low, high), &value) in range.iter_mut().zip(frame) {
-            (*low, *high) = (low.min(value), high.max(value));
-        }
-    }
-    let scales: Vec<f32> = range.iter().map(|(low, high)| (high - low) / STEPS).collect();
-    let zeros: Vec<u8> = range
+    let instructions = Instructions::detect();
+    let (mut low, mut high) = (vec![0f32; width], vec![0f32; width]);
+    ranges(instructions, values, &mut low, &mut high);
+    let scales: Vec<f32> = low.iter().zip(&high).map(|(low, high)| (high - low) / STEPS).collect();
+    let zeros: Vec<u8> = low
         .iter()
         .zip(&scales)
-        .map(|((low, _), &scale)| if scale > 0.0 { (-low / scale).round() as u8 } else { 0 })
+        .map(|(low, &scale)| if scale > 0.0 { (-low / scale).round() as u8 } else { 0 })
         .collect();
     let inverse: Vec<f32> = scales.iter().map(|&s| if s > 0.0 { 1.0 / s } else { 0.0 }).collect();
-    let bytes: Vec<u8> = values
-        .chunks_exact(width.max(1))
-        .flat_map(|frame| {
-            let channels = inverse.iter().zip(&zeros);
-            frame
-                .iter()
-                .zip(channels)
-                .map(|(v, (i, &zero))| (v * i + f32::from(zero)).round().clamp(0.0, 255.0) as u8)
-        })
-        .collect();
-    let mut present = Vec::with_capacity(values.len());
-    let mut mask = vec![0u8; frames * width.div_ceil(8)];
-    for (row, mask) in bytes.chunks_exact(width.max(1)).zip(mask.chunks_exact_mut(width.div_ceil(8).max(1))) {
-        for (channel, (&byte, &zero)) in row.iter().zip(&zeros).enumerate() {
-            if byte != zero {
-                mask[channel / 8] |= 1 << (channel % 8);
-                present.push(byte);
+    let row_bytes = width.div_ceil(8);
+    let mask_at = align(5 * width);
+    let values_at = mask_at + align(frames * row_bytes);
+    // Room for every value, of which those that are there are kept.
+    let mut payload = vec![0u8; values_at + frames * width];
+    for (to, scale) in payload.chunks_exact_mut(4).zip(&scales) {
+        to.copy_from_slice(&scale.to_le_bytes());
+    }
+    payload[4 * width..5 * width].copy_from_slice(&zeros);
+    let (front, present) = payload.split_at_mut(values_at);
+    let mask_of = &mut front[mask_at..mask_at + frames * row_bytes];
+    let (mut bytes, mut at) = (vec![0u8; width], 0);
+    for (frame, mask) in values.chunks_exact(width.max(1)).zip(mask_of.chunks_exact_mut(row_bytes.max(1))) {
+        quantise(instructions, frame, &inverse, &zeros, &mut bytes);
+        // Written whether there or not, kept when there: a branch would be mispredicted every other value.
+        for ((bytes, zeros), mask) in bytes.chunks(8).zip(zeros.chunks(8)).zip(mask) {
+            for (bit, (&byte, &zero)) in bytes.iter().zip(zeros).enumerate() {
+                present[at] = byte;
+                *mask |= u8::from(byte != zero) << bit;
+                at += usize::from(byte != zero);
             }
         }
     }
-    bits::difference(&mut mask, width);
-    let mut payload: Vec<u8> = scales.iter().flat_map(|s| s.to_le_bytes()).chain(zeros).collect();
-    for part in [mask, present] {
-        payload.resize(align(payload.len()), 0);
-        payload.extend(part);
-    }
-    payload.resize(align(payload.len()), 0);
+    bits::difference(mask_of, width);
+    // What was written last and not kept.
+    present[at..].iter_mut().take(1).for_each(|byte| *byte = 0);
+    payload.resize(values_at + align(at), 0);
     payload
+}
+
+compiled!(ranges, ranges_body(values: &[f32], low: &mut [f32], high: &mut [f32]));
+compiled!(quantise, quantise_body(frame: &[f32], inverse: &[f32], zeros: &[u8], out: &mut [u8]));
+
+/// Lowers and raises every channel's range to hold its values.
+#[inline(always)]
+fn ranges_body(values: &[f32], low: &mut [f32], high: &mut [f32]) {
+    for frame in values.chunks_exact(low.len().max(1)) {
+        for ((low, high), &value) in low.iter_mut().zip(high.iter_mut()).zip(frame) {
+            (*low, *high) = (low.min(value), high.max(value));
+        }
+    }
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to a byte")]
+fn quantise_body(frame: &[f32], inverse: &[f32], zeros: &[u8], out: &mut [u8]) {
+    for (out, (value, (inverse, &zero))) in out.iter_mut().zip(frame.iter().zip(inverse.iter().zip(zeros))) {
+        *out = (value * inverse + f32::from(zero)).round().clamp(0.0, 255.0) as u8;
+    }
 }
 
 /// Undoes [`encode`] into `out`, which becomes `[frames, width]` values.

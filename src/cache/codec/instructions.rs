@@ -1,6 +1,6 @@
-//! Which instructions of this processor the decoders use.
+//! Which instructions of this processor the codecs use.
 
-/// A set of instructions that decoders are written for. All give the same bits.
+/// A set of instructions that codecs are written for. All give the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Instructions {
     /// 512 bits, with expansion of bytes (VBMI2) and sums of products of 16 bits (VNNI).
@@ -48,19 +48,22 @@ fn has_avx2() -> bool {
         && is_x86_feature_detected!("popcnt")
 }
 
-/// Defines `$name` as `$body` compiled for the processor's instructions.
+/// Defines `$name` as `$body`, which must be `#[inline(always)]`, compiled for the processor's instructions.
 macro_rules! compiled {
-    ($visible:vis $name:ident, $body:ident($($argument:ident: $kind:ty),*)) => {
-        $visible fn $name(instructions: $crate::cache::codec::instructions::Instructions, $($argument: $kind),*) {
+    ($visible:vis $name:ident, $body:ident($($argument:ident: $kind:ty),*) $(-> $result:ty)?) => {
+        $visible fn $name(
+            instructions: $crate::cache::codec::instructions::Instructions,
+            $($argument: $kind),*
+        ) $(-> $result)? {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2")]
-            fn avx512($($argument: $kind),*) {
-                $body($($argument),*);
+            fn avx512($($argument: $kind),*) $(-> $result)? {
+                $body($($argument),*)
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2")]
-            fn avx2($($argument: $kind),*) {
-                $body($($argument),*);
+            fn avx2($($argument: $kind),*) $(-> $result)? {
+                $body($($argument),*)
             }
             use $crate::cache::codec::instructions::Instructions;
             match instructions {

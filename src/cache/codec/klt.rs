@@ -9,19 +9,17 @@
 //! A payload is what [`super::rans::Encoder`] makes of the quantised values, block after block of eight frames (the last
 //! may be shorter, with a DCT of its length), frequency after frequency, component after component.
 
-use super::cosine::{Restorer, lifted, transform};
-use super::rans::{LARGEST, Tables};
+use super::cosine::{Restorer, transform};
+use super::instructions::Instructions;
+use super::quantiser::{quantise, search, statistics};
+use super::rans::Tables;
 use super::rans_decoder::Decoder;
 use super::rotation::Rotation;
 
 /// Frames of a block.
 pub const BLOCK: usize = 8;
-/// What is added to |value| / step before the fraction is cut off; 0.5 would be rounding.
-const ROUNDING: f32 = 0.42;
-/// Classes an octave of spread.
-const CLASSES_PER_OCTAVE: f64 = 4.0;
-/// Steps of the search for the quantiser's step, each halving the interval.
-const SEARCH: usize = 18;
+/// Frames that are encoded at a time, whole blocks: what is made of them on the way stays in the cache.
+const FRAMES: usize = 16 * BLOCK;
 /// Of the sample, about so many frames are looked at in that search.
 const SEARCH_FRAMES: usize = 4096;
 /// The target is met on the sample with so much to spare, as other frames err a little more.
@@ -41,14 +39,8 @@ pub struct Klt {
 }
 
 /// Row of the classes for frequency `row` of a block of `n` frames.
-fn frequency(row: usize, n: usize) -> usize {
+pub(super) fn frequency(row: usize, n: usize) -> usize {
     row * BLOCK / n
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "clamped")]
-fn quantise(value: f32, inverse: f32) -> i16 {
-    let size = (value.abs() * inverse + ROUNDING).floor().min(32_000.0) as i16;
-    if value < 0.0 { -size } else { size }
 }
 
 impl Klt {
@@ -70,7 +62,6 @@ impl Klt {
     ///
     /// # Errors
     /// When the utterances hold nothing to learn from.
-    #[expect(clippy::cast_possible_truncation, reason = "steps and lifts are f32")]
     pub fn learn(utterances: &[Vec<f32>], width: usize, error: f64) -> Result<Self, String> {
         let sample: Vec<f32> = utterances.iter().flatten().copied().collect();
         let rotation = Rotation::learn(&sample, width, width);
@@ -95,19 +86,7 @@ impl Klt {
             .flatten()
             .copied()
             .collect();
-        let target = (SPARE * error * norm).powi(2);
-        let (mut low, mut high) = (1e-4 * norm, 16.0 * norm);
-        for _ in 0..SEARCH {
-            let middle = (low * high).sqrt();
-            let lift = lifts(&few, middle as f32);
-            if mean_square(&few, middle as f32, lift) > target {
-                high = middle;
-            } else {
-                low = middle;
-            }
-        }
-        let step = low as f32;
-        let lift = lifts(&few, step);
+        let (step, lift) = search(&few, norm, SPARE * error * norm);
         let (classes, tables) =
             statistics(&coordinates, rank, step).ok_or("there is nothing to learn from")?;
         Self::new(rotation, step, lift, classes, tables)
@@ -126,21 +105,22 @@ impl Klt {
 
     /// Hidden states [frames, width] to a payload.
     pub fn encode(&self, hidden: &[f32]) -> Vec<u8> {
-        let rank = self.rotation.rank();
-        let mut values = self.rotation.coordinates(hidden);
-        transform(&mut values, rank);
-        let inverse = 1.0 / self.step;
-        let mut encoder = self.tables.encoder();
-        for block in values.chunks(BLOCK * rank.max(1)) {
-            let n = block.len() / rank.max(1);
-            for (row, values) in block.chunks_exact(rank.max(1)).enumerate() {
-                let classes = &self.classes[frequency(row, n) * rank..][..rank];
-                for (value, &class) in values.iter().zip(classes) {
-                    self.tables.put(&mut encoder, class, quantise(*value, inverse));
+        let (rank, width) = (self.rotation.rank().max(1), self.rotation.width().max(1));
+        let count = hidden.len() / width * rank;
+        let (mut quantised, mut classes) = (vec![0i16; count], Vec::with_capacity(count));
+        let (instructions, inverse) = (Instructions::detect(), 1.0 / self.step);
+        for (hidden, quantised) in hidden.chunks(FRAMES * width).zip(quantised.chunks_mut(FRAMES * rank)) {
+            let mut values = self.rotation.coordinates(hidden);
+            transform(&mut values, rank);
+            quantise(instructions, &values, inverse, quantised);
+            for block in quantised.chunks(BLOCK * rank) {
+                let n = block.len() / rank;
+                for row in 0..n {
+                    classes.extend_from_slice(&self.classes[frequency(row, n) * rank..][..rank]);
                 }
             }
         }
-        encoder.finish()
+        self.tables.encode(&classes, &quantised)
     }
 
     /// A payload to coordinates along the rotation's components, [frames, rank]; replaces `out`.
@@ -200,75 +180,6 @@ impl<'a> Blocks<'a> {
         }
         quantised
     }
-}
-
-/// Mean distance of what is quantised to 1, and to more, from those numbers.
-#[expect(clippy::cast_possible_truncation, reason = "a lift is f32")]
-fn lifts(values: &[f32], step: f32) -> [f32; 2] {
-    let inverse = 1.0 / step;
-    let mut sums = [(0f64, 0f64); 2];
-    for &value in values {
-        let q = quantise(value, inverse).unsigned_abs();
-        if let Some((sum, count)) = q.checked_sub(1).and_then(|q| sums.get_mut(usize::from(q.min(1)))) {
-            *sum += f64::from(value.abs() * inverse) - f64::from(q);
-            *count += 1.0;
-        }
-    }
-    sums.map(|(sum, count)| (sum / count.max(1.0)) as f32)
-}
-
-fn mean_square(values: &[f32], step: f32, lift: [f32; 2]) -> f64 {
-    let inverse = 1.0 / step;
-    let square =
-        |&value: &f32| f64::from(lifted(quantise(value, inverse), lift) * step - value.abs()).powi(2);
-    values.iter().map(square).sum::<f64>() / values.len().max(1) as f64
-}
-
-/// Classes by spread, [BLOCK, rank], and how often their values come in transformed utterances.
-fn statistics(utterances: &[Vec<f32>], rank: usize, step: f32) -> Option<(Vec<u8>, Tables)> {
-    let inverse = 1.0 / step;
-    let rows = || {
-        utterances.iter().flat_map(|values| values.chunks(BLOCK * rank.max(1))).flat_map(|block| {
-            let n = block.len() / rank.max(1);
-            block.chunks_exact(rank.max(1)).enumerate().map(move |(row, values)| (frequency(row, n), values))
-        })
-    };
-    let mut squares = vec![0f64; BLOCK * rank];
-    let mut counts = [0f64; BLOCK];
-    for (row, values) in rows() {
-        counts[row] += 1.0;
-        let sums = &mut squares[row * rank..][..rank];
-        sums.iter_mut().zip(values).for_each(|(sum, v)| *sum += f64::from(*v).powi(2));
-    }
-    let spread = |at: usize| (squares[at] / counts[at / rank].max(1.0)).sqrt() / f64::from(step);
-    #[expect(clippy::cast_possible_truncation, reason = "clamped")]
-    let wish =
-        |at: usize| (spread(at).max(1e-9).log2() * CLASSES_PER_OCTAVE).round().clamp(-24.0, 32.0) as i32;
-    let wishes: Vec<i32> = (0..BLOCK * rank).map(wish).collect();
-    let mut there: Vec<i32> = wishes.clone();
-    there.sort_unstable();
-    there.dedup();
-    let class = |wish: &i32| u8::try_from(there.binary_search(wish).unwrap_or(0)).unwrap_or(0);
-    let classes: Vec<u8> = wishes.iter().map(class).collect();
-    // Escape, 0, -1, 1 ..: as often negative as positive, as the sign of a component is nothing but chance.
-    let mut of_size = vec![vec![0u64; LARGEST.unsigned_abs() as usize + 1]; there.len().max(1)];
-    for (row, values) in rows() {
-        for (value, &class) in values.iter().zip(&classes[row * rank..][..rank]) {
-            let size = usize::from(quantise(*value, inverse).unsigned_abs());
-            if let Some(count) = of_size[usize::from(class)].get_mut(size) {
-                *count += 1;
-            }
-        }
-    }
-    let counts: Vec<Vec<u64>> = of_size
-        .iter()
-        .map(|sizes| {
-            let end = sizes.iter().rposition(|&count| count > 0).unwrap_or(0);
-            let both = sizes[1..=end].iter().flat_map(|&count| [count, count]);
-            [0, 2 * sizes[0]].into_iter().chain(both).collect()
-        })
-        .collect();
-    Some((classes, Tables::from_counts(&counts)?))
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@
 //! number of the nearest of 256 centroids, learned by k-means (Jegou et al., 2011; the rotation before it and the dealing
 //! balance the groups). A payload is `[frames, N]` bytes.
 
-use super::instructions::Instructions;
+use rayon::prelude::*;
+
+use super::instructions::{Instructions, compiled};
 use super::rotation::Rotation;
 use crate::kernels::Matrix;
 use crate::random::Random;
@@ -15,6 +17,10 @@ const CENTROIDS: usize = 256;
 const ROUNDS: usize = 12;
 /// Points of the sample that k-means looks at.
 const POINTS: usize = 16_384;
+/// Products that are looked at side by side.
+const LANES: usize = 16;
+/// Frames that are encoded at a time: what is made of them on the way stays in the cache.
+const FRAMES: usize = 128;
 
 /// A codec as it was learned.
 #[derive(Debug)]
@@ -25,8 +31,7 @@ pub struct Pq {
     groups: usize,
     dimensions: usize,
     instructions: Instructions,
-    /// The centroids of every group as a matrix [dimensions, CENTROIDS], and half their squared norms.
-    nearest: Vec<(Matrix, Vec<f32>)>,
+    nearest: Vec<Nearest>,
 }
 
 impl Pq {
@@ -38,7 +43,7 @@ impl Pq {
             return None;
         }
         let nearest =
-            centroids.chunks_exact(CENTROIDS * dimensions).map(|c| nearest(c, dimensions)).collect();
+            centroids.chunks_exact(CENTROIDS * dimensions).map(|c| Nearest::new(c, dimensions)).collect();
         let instructions = Instructions::detect();
         Some(Self { rotation, centroids, groups, dimensions, instructions, nearest })
     }
@@ -59,11 +64,13 @@ impl Pq {
             sample.chunks_exact(width).step_by(frames.div_ceil(POINTS).max(1)).flatten().copied().collect();
         drop(sample);
         let coordinates = rotation.coordinates(&few);
-        let mut centroids = Vec::with_capacity(CENTROIDS * rank);
-        for group in 0..groups {
-            let points = gather(&coordinates, rank, groups, group);
-            centroids.extend(cluster(&points, rank / groups, group as u64));
-        }
+        let points = deal(&coordinates, rank, groups);
+        let size = (points.len() / groups).max(1);
+        let centroids = (0..groups).into_par_iter().flat_map_iter(|group| {
+            let points = points.chunks_exact(size).nth(group).unwrap_or_default();
+            cluster(points, rank / groups, group as u64)
+        });
+        let centroids: Vec<f32> = centroids.collect();
         Self::new(rotation, centroids, groups).ok_or_else(|| "there is nothing to learn from".to_owned())
     }
 
@@ -79,13 +86,14 @@ impl Pq {
 
     /// Hidden states [frames, width] to a payload.
     pub fn encode(&self, hidden: &[f32]) -> Vec<u8> {
-        let (rank, groups) = (self.rotation.rank(), self.groups);
-        let coordinates = self.rotation.coordinates(hidden);
-        let mut payload = vec![0u8; coordinates.len() / rank.max(1) * groups];
-        for (group, nearest) in self.nearest.iter().enumerate() {
-            let points = gather(&coordinates, rank, groups, group);
-            for (frame, code) in assign(&points, nearest).enumerate() {
-                payload[frame * groups + group] = code;
+        let (rank, groups, width) = (self.rotation.rank(), self.groups, self.rotation.width().max(1));
+        let mut payload = vec![0u8; hidden.len() / width * groups];
+        for (hidden, payload) in hidden.chunks(FRAMES * width).zip(payload.chunks_mut(FRAMES * groups)) {
+            let points = deal(&self.rotation.coordinates(hidden), rank, groups);
+            let of_group = points.chunks_exact((points.len() / groups).max(1));
+            for (group, (nearest, points)) in self.nearest.iter().zip(of_group).enumerate() {
+                let codes = nearest.codes(self.instructions, points);
+                payload.iter_mut().skip(group).step_by(groups).zip(codes).for_each(|(to, code)| *to = code);
             }
         }
         payload
@@ -197,40 +205,82 @@ fn eights(codes: &[u8], centroids: &[f32], dimensions: usize, out: &mut [f32]) -
     groups / 8 * 8
 }
 
-/// The coordinates of one group, [frames, dimensions]: every `groups`-th from `group` on.
-fn gather(coordinates: &[f32], rank: usize, groups: usize, group: usize) -> Vec<f32> {
-    let frames = coordinates.chunks_exact(rank.max(1));
-    frames.flat_map(|frame| frame.iter().skip(group).step_by(groups).copied()).collect()
-}
-
-fn nearest(centroids: &[f32], dimensions: usize) -> (Matrix, Vec<f32>) {
-    let half = |c: &[f32]| c.iter().map(|v| v * v).sum::<f32>() / 2.0;
-    let halves = centroids.chunks_exact(dimensions).map(half).collect();
-    (Matrix::transposed(centroids, dimensions, CENTROIDS), halves)
-}
-
-/// The nearest centroid of every point: that with the largest x c - |c|^2 / 2, the first of several.
-fn assign<'a>(points: &'a [f32], (matrix, halves): &'a (Matrix, Vec<f32>)) -> impl Iterator<Item = u8> + 'a {
-    matrix
-        .multiply(points)
-        .chunks_exact(CENTROIDS)
-        .map(|products| {
-            let mut best = (f32::NEG_INFINITY, 0u8);
-            for (code, (product, half)) in (0..=u8::MAX).zip(products.iter().zip(halves)) {
-                if product - half > best.0 {
-                    best = (product - half, code);
-                }
+/// Coordinates [frames, dimensions, groups] as the points of every group, [groups, frames, dimensions].
+fn deal(coordinates: &[f32], rank: usize, groups: usize) -> Vec<f32> {
+    let (frames, dimensions) = (coordinates.len() / rank.max(1), rank / groups);
+    let mut points = vec![0f32; frames * rank];
+    for (frame, values) in coordinates.chunks_exact(rank.max(1)).enumerate() {
+        for (dimension, values) in values.chunks_exact(groups).enumerate() {
+            for (group, &value) in values.iter().enumerate() {
+                points[(group * frames + frame) * dimensions + dimension] = value;
             }
-            best.1
-        })
-        .collect::<Vec<_>>()
-        .into_iter()
+        }
+    }
+    points
+}
+
+/// Finds the nearest centroid of a group's points.
+#[derive(Debug)]
+struct Nearest {
+    /// [dimensions, CENTROIDS]
+    centroids: Matrix,
+    /// Half their squared norms.
+    halves: Vec<f32>,
+    dimensions: usize,
+}
+
+impl Nearest {
+    /// Of centroids [CENTROIDS, dimensions].
+    fn new(centroids: &[f32], dimensions: usize) -> Self {
+        let half = |c: &[f32]| c.iter().map(|v| v * v).sum::<f32>() / 2.0;
+        let halves = centroids.chunks_exact(dimensions).map(half).collect();
+        Self { centroids: Matrix::transposed(centroids, dimensions, CENTROIDS), halves, dimensions }
+    }
+
+    /// The nearest centroid of every point: that with the largest x c - |c|^2 / 2, the first of several.
+    fn codes(&self, instructions: Instructions, points: &[f32]) -> Vec<u8> {
+        let mut codes = Vec::with_capacity(points.len() / self.dimensions);
+        for points in points.chunks(FRAMES * self.dimensions) {
+            let mut products = self.centroids.multiply(points);
+            for products in products.as_chunks_mut::<CENTROIDS>().0 {
+                codes.push(largest(instructions, products, &self.halves));
+            }
+        }
+        codes
+    }
+}
+
+compiled!(largest, largest_body(products: &mut [f32; CENTROIDS], halves: &[f32]) -> u8);
+
+/// Where product - half is largest, first; 0 where none is a number.
+#[inline(always)]
+fn largest_body(products: &mut [f32; CENTROIDS], halves: &[f32]) -> u8 {
+    let mut best = [f32::NEG_INFINITY; LANES];
+    for (products, halves) in
+        products.as_chunks_mut::<LANES>().0.iter_mut().zip(halves.as_chunks::<LANES>().0)
+    {
+        for ((best, product), half) in best.iter_mut().zip(products).zip(halves) {
+            *product -= half;
+            *best = if *product > *best { *product } else { *best };
+        }
+    }
+    let best = best.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    // The first of them, found without a branch a value.
+    let mut first = [u32::MAX; LANES];
+    for (code, products) in (0u32..).step_by(LANES).zip(products.as_chunks::<LANES>().0) {
+        for (lane, (first, product)) in (0u32..).zip(first.iter_mut().zip(products)) {
+            let own = if *product >= best { code + lane } else { u32::MAX };
+            *first = (*first).min(own);
+        }
+    }
+    u8::try_from(first.iter().copied().min().unwrap_or(0)).unwrap_or(0)
 }
 
 /// 256 centroids of `points`, [n, dimensions], by k-means from points drawn at random.
 #[expect(clippy::cast_possible_truncation, reason = "centroids are f32")]
 fn cluster(points: &[f32], dimensions: usize, group: u64) -> Vec<f32> {
     let count = (points.len() / dimensions).max(1);
+    let instructions = Instructions::detect();
     let mut random = Random::new(1, "centroids", &[group]);
     let draw = |random: &mut Random| points.get(random.below(count) * dimensions..).unwrap_or_default();
     let mut centroids: Vec<f32> = Vec::with_capacity(CENTROIDS * dimensions);
@@ -239,10 +289,10 @@ fn cluster(points: &[f32], dimensions: usize, group: u64) -> Vec<f32> {
         centroids.extend((0..dimensions).map(|d| point.get(d).copied().unwrap_or(0.0)));
     }
     for _ in 0..ROUNDS {
-        let nearest = nearest(&centroids, dimensions);
+        let codes = Nearest::new(&centroids, dimensions).codes(instructions, points);
         let mut sums = vec![0f64; CENTROIDS * dimensions];
         let mut members = vec![0u32; CENTROIDS];
-        for (point, code) in points.chunks_exact(dimensions).zip(assign(points, &nearest)) {
+        for (point, code) in points.chunks_exact(dimensions).zip(codes) {
             let code = usize::from(code);
             members[code] += 1;
             let sums = &mut sums[code * dimensions..][..dimensions];

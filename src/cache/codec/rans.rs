@@ -3,9 +3,12 @@
 //! A value of frequency f out of [`TOTAL`] costs log2(TOTAL / f) bits. Every value belongs to a class with a table of its
 //! own. The states of neighbouring values do not depend on each other, so that a processor works on all of them at once;
 //! they share one stream of 16-bit words, in the order in which the decoder asks for them. A value that its class
-//! has no frequency for is escaped: it stands, as 16 bits, in a stream beside. [`super::rans_decoder`] reads it.
+//! has no frequency for is escaped: it stands, as 16 bits, in a stream beside. [`super::rans_encoder`] writes it,
+//! [`super::rans_decoder`] reads it.
 
+use super::instructions::Instructions;
 use super::rans_decoder::Decoder;
+use super::rans_encoder::encode;
 
 /// Frequencies of a class sum to this.
 pub const TOTAL: u32 = 1 << BITS;
@@ -18,6 +21,10 @@ pub const STATES: usize = 32;
 pub const FEW_STATES: usize = 8;
 /// States lie in [LOW, 2^32).
 pub(super) const LOW: u32 = 1 << 16;
+/// Values of a class that an entry stands for; those beyond share the entries of the outermost, which are escaped.
+pub(super) const NAMES: usize = 256;
+/// In an entry: the value stands beside.
+pub(super) const ESCAPED: u32 = 1 << 24;
 /// In a slot, in place of a value: it stands beside.
 pub(super) const ESCAPE: i8 = i8::MIN;
 
@@ -26,27 +33,24 @@ pub(super) const ESCAPE: i8 = i8::MIN;
 pub struct Tables {
     /// Of every class: escape, 0, -1, 1, -2, 2 .. as far as the class goes; they sum to [`TOTAL`].
     frequencies: Vec<Vec<u16>>,
-    /// What lies below each symbol of a class.
-    starts: Vec<Vec<u16>>,
+    /// NAMES entries a class, of value -128 first: frequency (bits 0 to 11), what lies below (12 to 23), and bit 24 where
+    /// the value is escaped.
+    entries: Vec<u32>,
     /// TOTAL slots a class: value (bits 24 to 31), place within the value's slots (12 to 23), frequency (0 to 11).
     slots: Vec<u32>,
     /// States in turn.
     states: usize,
 }
 
-/// Values on their way into a payload.
-#[derive(Debug)]
-pub struct Encoder {
-    states: usize,
-    /// Frequency and start of every value, in order.
-    symbols: Vec<(u16, u16)>,
-    escaped: Vec<u8>,
-}
-
 /// Index of a value among the frequencies of its class.
 fn symbol(value: i16) -> usize {
     let twice = 2 * usize::from(value.unsigned_abs());
     if value < 0 { twice } else { twice + 1 }
+}
+
+/// Place of a value among the entries of its class.
+pub(super) fn name(value: i16) -> usize {
+    usize::from((value.clamp(-128, 127) + 128).unsigned_abs())
 }
 
 /// The value of a symbol but for the first, the escape.
@@ -68,17 +72,21 @@ impl Tables {
             return None;
         }
         let mut slots = Vec::with_capacity(frequencies.len() * TOTAL as usize);
-        let mut starts = Vec::with_capacity(frequencies.len());
+        let mut entries = Vec::with_capacity(frequencies.len() * NAMES);
         for frequencies in &frequencies {
             let mut below = 0u16;
-            let mut own = Vec::with_capacity(frequencies.len());
+            let own = entries.len();
+            entries.resize(own + NAMES, ESCAPED | u32::from(frequencies.first().copied().unwrap_or(0)));
             if frequencies.len() > 2 * LARGEST.unsigned_abs() as usize + 2 {
                 return None;
             }
             for (symbol, &frequency) in frequencies.iter().enumerate() {
-                own.push(below);
+                let start = below;
                 below = below.checked_add(frequency).filter(|&sum| u32::from(sum) <= TOTAL)?;
                 let value = if symbol == 0 { ESCAPE } else { value_of(symbol) };
+                if symbol > 0 && frequency > 0 {
+                    entries[own + name(i16::from(value))] = u32::from(frequency) | u32::from(start) << 12;
+                }
                 let value = u32::from(value.cast_unsigned()) << 24;
                 slots.extend(
                     (0..u32::from(frequency)).map(|place| value | place << 12 | u32::from(frequency)),
@@ -87,9 +95,8 @@ impl Tables {
             if u32::from(below) != TOTAL || frequencies.first() == Some(&0) {
                 return None;
             }
-            starts.push(own);
         }
-        Some(Self { frequencies, starts, slots, states })
+        Some(Self { frequencies, entries, slots, states })
     }
 
     /// Of every class: escape, 0, -1, 1 ..
@@ -100,6 +107,10 @@ impl Tables {
     /// States in turn.
     pub fn states(&self) -> usize {
         self.states
+    }
+
+    pub(super) fn entries(&self) -> &[u32] {
+        &self.entries
     }
 
     pub(super) fn slots(&self) -> &[u32] {
@@ -116,24 +127,12 @@ impl Tables {
         }
     }
 
-    /// Starts a payload.
-    pub fn encoder(&self) -> Encoder {
-        Encoder { states: self.states, symbols: Vec::new(), escaped: Vec::new() }
+    /// A payload of `values` of these classes, as many, of which there are tables.
+    pub fn encode(&self, classes: &[u8], values: &[i16]) -> Vec<u8> {
+        encode(Instructions::detect(), self, classes, values)
     }
 
-    /// Adds a value of a class, an existing one.
-    pub fn put(&self, encoder: &mut Encoder, class: u8, value: i16) {
-        let class = usize::from(class);
-        let mut symbol = symbol(value);
-        let frequencies = &self.frequencies[class];
-        if value.abs() > LARGEST || frequencies.get(symbol).is_none_or(|&f| f == 0) {
-            encoder.escaped.extend(value.to_le_bytes());
-            symbol = 0;
-        }
-        encoder.symbols.push((frequencies[symbol], self.starts[class][symbol]));
-    }
-
-    /// Starts reading what [`Encoder::finish`] has made of `count` values.
+    /// Starts reading what [`Tables::encode`] has made.
     ///
     /// # Errors
     /// When the parts of the payload cannot be of its length.
@@ -155,30 +154,6 @@ fn normalise(counts: &[u64]) -> Vec<u16> {
         *place += u16::try_from(TOTAL.saturating_sub(sum)).unwrap_or(0);
     }
     out
-}
-
-impl Encoder {
-    /// The payload: number of words, states, words, escaped values.
-    pub fn finish(self) -> Vec<u8> {
-        let mut states = vec![LOW; self.states];
-        let mut words: Vec<u16> = Vec::with_capacity(self.symbols.len() / 4);
-        // Last in, first out: what the decoder reads first is written last.
-        for (index, &(frequency, start)) in self.symbols.iter().enumerate().rev() {
-            let state = &mut states[index % self.states];
-            let (frequency, start) = (u32::from(frequency), u32::from(start));
-            if *state >= frequency << (32 - BITS) {
-                words.push((*state & 0xFFFF) as u16);
-                *state >>= 16;
-            }
-            *state = ((*state / frequency) << BITS) + *state % frequency + start;
-        }
-        let mut payload = Vec::with_capacity(4 + 4 * states.len() + 2 * words.len() + self.escaped.len());
-        payload.extend(u32::try_from(words.len()).unwrap_or(u32::MAX).to_le_bytes());
-        payload.extend(states.iter().flat_map(|state| state.to_le_bytes()));
-        payload.extend(words.iter().rev().flat_map(|word| word.to_le_bytes()));
-        payload.extend(self.escaped);
-        payload
-    }
 }
 
 #[cfg(test)]
@@ -210,9 +185,7 @@ pub(super) mod tests {
             [0, 1, 7, 8, 9, 33, 1000, 40_000].into_iter().flat_map(|n| [(&tables, n), (&few, n)])
         {
             let (classes, values) = made_up(count);
-            let mut encoder = tables.encoder();
-            classes.iter().zip(&values).for_each(|(&class, &value)| tables.put(&mut encoder, class, value));
-            let payload = encoder.finish();
+            let payload = tables.encode(&classes, &values);
             let mut out = vec![0; count];
             let mut decoder = tables.decoder(&payload).unwrap();
             let (first, second) = out.split_at_mut(count / 3);
@@ -250,9 +223,7 @@ pub(super) mod tests {
     fn damage_is_noticed_or_gives_other_values_but_never_panics() {
         let tables = tables();
         let (classes, values) = made_up(500);
-        let mut encoder = tables.encoder();
-        classes.iter().zip(&values).for_each(|(&class, &value)| tables.put(&mut encoder, class, value));
-        let good = encoder.finish();
+        let good = tables.encode(&classes, &values);
         let read = |payload: &[u8], count: usize| -> Result<Vec<i16>, String> {
             let mut out = vec![0; count];
             let mut decoder = tables.decoder(payload)?;

@@ -292,9 +292,7 @@ mod tests {
     fn every_processor_reads_the_same_even_of_damage() {
         let tables = tables();
         let (classes, values) = made_up(5000);
-        let mut encoder = tables.encoder();
-        classes.iter().zip(&values).for_each(|(&class, &value)| tables.put(&mut encoder, class, value));
-        let good = encoder.finish();
+        let good = tables.encode(&classes, &values);
         let read = |payload: &[u8], instructions, cut: usize| {
             let mut out = vec![0i16; values.len()];
             let mut decoder = tables.decoder(payload).unwrap();

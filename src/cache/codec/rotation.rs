@@ -3,7 +3,7 @@
 use nalgebra::{DMatrix, SymmetricEigen};
 
 use super::turn::Turn;
-use crate::kernels::Matrix;
+use crate::kernels::{Matrix, gram};
 
 /// Frames that are summed in single precision before they enter a sum in double.
 const CHUNK: usize = 2048;
@@ -54,15 +54,13 @@ impl Rotation {
         mean.iter_mut().for_each(|sum| *sum /= frames.max(1) as f64);
         let mut covariance = vec![0f64; width * width];
         for chunk in sample.chunks(CHUNK * width.max(1)) {
-            let count = chunk.len() / width.max(1);
-            // [width, count]: about the mean, or what the two sums have in common would cost the last digits.
-            let mut turned = vec![0f32; chunk.len()];
-            for (frame, values) in chunk.chunks_exact(width.max(1)).enumerate() {
-                for (channel, (value, mean)) in values.iter().zip(&mean).enumerate() {
-                    turned[channel * count + frame] = (f64::from(*value) - mean) as f32;
-                }
+            // About the mean, or what the two sums have in common would cost the last digits.
+            let mut centred = Vec::with_capacity(chunk.len());
+            for frame in chunk.chunks_exact(width.max(1)) {
+                centred
+                    .extend(frame.iter().zip(&mean).map(|(value, mean)| (f64::from(*value) - mean) as f32));
             }
-            let product = Matrix::transposed(&turned, count, width).multiply(&turned);
+            let product = gram(&centred, width);
             covariance.iter_mut().zip(product).for_each(|(sum, p)| *sum += f64::from(p));
         }
         settle(&mut covariance);
