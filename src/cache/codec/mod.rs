@@ -8,6 +8,7 @@ mod instructions;
 pub mod klt;
 mod model;
 mod name;
+mod nearest;
 pub mod pq;
 mod quantiser;
 pub mod rans;

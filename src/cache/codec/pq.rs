@@ -6,21 +6,18 @@
 
 use rayon::prelude::*;
 
-use super::instructions::{Instructions, compiled};
+use super::instructions::Instructions;
+use super::nearest::{CENTROIDS, Nearest};
 use super::rotation::Rotation;
-use crate::kernels::Matrix;
 use crate::random::Random;
 
-/// Centroids of a group: as many as a byte can name.
-const CENTROIDS: usize = 256;
 /// Rounds of k-means.
 const ROUNDS: usize = 12;
 /// Points of the sample that k-means looks at.
 const POINTS: usize = 16_384;
-/// Products that are looked at side by side.
-const LANES: usize = 16;
-/// Frames that are encoded at a time: what is made of them on the way stays in the cache.
-const FRAMES: usize = 128;
+/// Frames that are encoded at a time: what is made of them on the way stays in the cache, where the points of the groups would
+/// fall into the same lines if these were a power of two.
+const FRAMES: usize = 120;
 
 /// A codec as it was learned.
 #[derive(Debug)]
@@ -93,7 +90,7 @@ impl Pq {
             let of_group = points.chunks_exact((points.len() / groups).max(1));
             for (group, (nearest, points)) in self.nearest.iter().zip(of_group).enumerate() {
                 let codes = nearest.codes(self.instructions, points);
-                payload.iter_mut().skip(group).step_by(groups).zip(codes).for_each(|(to, code)| *to = code);
+                payload.chunks_exact_mut(groups).zip(codes).for_each(|(frame, code)| frame[group] = code);
             }
         }
         payload
@@ -210,70 +207,12 @@ fn deal(coordinates: &[f32], rank: usize, groups: usize) -> Vec<f32> {
     let (frames, dimensions) = (coordinates.len() / rank.max(1), rank / groups);
     let mut points = vec![0f32; frames * rank];
     for (frame, values) in coordinates.chunks_exact(rank.max(1)).enumerate() {
-        for (dimension, values) in values.chunks_exact(groups).enumerate() {
-            for (group, &value) in values.iter().enumerate() {
-                points[(group * frames + frame) * dimensions + dimension] = value;
-            }
+        for group in 0..groups {
+            let point = &mut points[(group * frames + frame) * dimensions..][..dimensions];
+            point.iter_mut().enumerate().for_each(|(d, to)| *to = values[d * groups + group]);
         }
     }
     points
-}
-
-/// Finds the nearest centroid of a group's points.
-#[derive(Debug)]
-struct Nearest {
-    /// [dimensions, CENTROIDS]
-    centroids: Matrix,
-    /// Half their squared norms.
-    halves: Vec<f32>,
-    dimensions: usize,
-}
-
-impl Nearest {
-    /// Of centroids [CENTROIDS, dimensions].
-    fn new(centroids: &[f32], dimensions: usize) -> Self {
-        let half = |c: &[f32]| c.iter().map(|v| v * v).sum::<f32>() / 2.0;
-        let halves = centroids.chunks_exact(dimensions).map(half).collect();
-        Self { centroids: Matrix::transposed(centroids, dimensions, CENTROIDS), halves, dimensions }
-    }
-
-    /// The nearest centroid of every point: that with the largest x c - |c|^2 / 2, the first of several.
-    fn codes(&self, instructions: Instructions, points: &[f32]) -> Vec<u8> {
-        let mut codes = Vec::with_capacity(points.len() / self.dimensions);
-        for points in points.chunks(FRAMES * self.dimensions) {
-            let mut products = self.centroids.multiply(points);
-            for products in products.as_chunks_mut::<CENTROIDS>().0 {
-                codes.push(largest(instructions, products, &self.halves));
-            }
-        }
-        codes
-    }
-}
-
-compiled!(largest, largest_body(products: &mut [f32; CENTROIDS], halves: &[f32]) -> u8);
-
-/// Where product - half is largest, first; 0 where none is a number.
-#[inline(always)]
-fn largest_body(products: &mut [f32; CENTROIDS], halves: &[f32]) -> u8 {
-    let mut best = [f32::NEG_INFINITY; LANES];
-    for (products, halves) in
-        products.as_chunks_mut::<LANES>().0.iter_mut().zip(halves.as_chunks::<LANES>().0)
-    {
-        for ((best, product), half) in best.iter_mut().zip(products).zip(halves) {
-            *product -= half;
-            *best = if *product > *best { *product } else { *best };
-        }
-    }
-    let best = best.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    // The first of them, found without a branch a value.
-    let mut first = [u32::MAX; LANES];
-    for (code, products) in (0u32..).step_by(LANES).zip(products.as_chunks::<LANES>().0) {
-        for (lane, (first, product)) in (0u32..).zip(first.iter_mut().zip(products)) {
-            let own = if *product >= best { code + lane } else { u32::MAX };
-            *first = (*first).min(own);
-        }
-    }
-    u8::try_from(first.iter().copied().min().unwrap_or(0)).unwrap_or(0)
 }
 
 /// 256 centroids of `points`, [n, dimensions], by k-means from points drawn at random.
