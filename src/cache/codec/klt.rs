@@ -6,7 +6,7 @@
 //! step is the one with which the sample errs by E of its norm. Small values round to zero a little more readily than
 //! to the nearest (a dead zone). What is left goes through [`super::rans`], in classes of like spread.
 //!
-//! A payload is what [`super::rans::Encoder`] makes of the quantised values, block after block of eight frames (the last
+//! A payload is what [`super::rans::Tables::encode`] makes of the quantised values, block after block of eight frames (the last
 //! may be shorter, with a DCT of its length), frequency after frequency, component after component.
 
 use super::cosine::{Restorer, transform};
@@ -20,7 +20,7 @@ use super::rotation::Rotation;
 pub const BLOCK: usize = 8;
 /// Frames that are encoded at a time, whole blocks: what is made of them on the way stays in the cache.
 const FRAMES: usize = 16 * BLOCK;
-/// Of the sample, about so many frames are looked at in that search.
+/// Of the sample, about so many frames are looked at in the search for the quantiser's step.
 const SEARCH_FRAMES: usize = 4096;
 /// The target is met on the sample with so much to spare, as other frames err a little more.
 const SPARE: f64 = 0.97;

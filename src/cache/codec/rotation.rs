@@ -3,7 +3,7 @@
 use nalgebra::{DMatrix, SymmetricEigen};
 
 use super::turn::Turn;
-use crate::kernels::{Matrix, gram};
+use crate::kernels::gram;
 
 /// Frames that are summed in single precision before they enter a sum in double.
 const CHUNK: usize = 2048;
@@ -19,7 +19,11 @@ pub struct Rotation {
     origin: Vec<f32>,
     /// Smallest value that decoded hidden states have: 0 for a layer that was never negative.
     floor: f32,
-    forward: Matrix,
+    /// The basis the other way round, [rank, width].
+    turned: Vec<f32>,
+    /// What is added to coordinates of the hidden states themselves: the origin with the other sign.
+    away: Vec<f32>,
+    forward: Turn,
     backward: Turn,
 }
 
@@ -33,8 +37,14 @@ impl Rotation {
         for (mean, row) in mean.iter().zip(basis.chunks_exact(rank.max(1))) {
             origin.iter_mut().zip(row).for_each(|(sum, b)| *sum += f64::from(*mean) * f64::from(*b));
         }
+        let turned: Vec<f32> = (0..rank)
+            .flat_map(|r| (0..width).map(move |c| (c, r)))
+            .map(|(c, r)| basis[c * rank + r])
+            .collect();
         Self {
-            forward: Matrix::new(&basis, width, rank),
+            forward: Turn::new(&turned, rank, width),
+            turned,
+            away: origin.iter().map(|o| -*o as f32).collect(),
             backward: Turn::new(&basis, width, rank),
             origin: origin.into_iter().map(|o| o as f32).collect(),
             mean,
@@ -111,10 +121,11 @@ impl Rotation {
 
     /// Hidden states [frames, width] to coordinates [frames, rank].
     pub fn coordinates(&self, hidden: &[f32]) -> Vec<f32> {
-        let mut out = self.forward.multiply(hidden);
-        for frame in out.chunks_exact_mut(self.rank().max(1)) {
-            frame.iter_mut().zip(&self.origin).for_each(|(v, origin)| *v -= origin);
-        }
+        let (mut rows, mut out) = (hidden.chunks_exact(self.width().max(1)), Vec::new());
+        let frames = rows.len();
+        let next = |row: &mut [f32]| row.copy_from_slice(rows.next().unwrap_or_default());
+        let basis = (self.turned.as_slice(), self.away.as_slice(), f32::NEG_INFINITY);
+        self.forward.channels(basis, (frames, 1), next, &mut out);
         out
     }
 
@@ -186,6 +197,29 @@ pub(super) mod tests {
             assert!(rotation.basis().iter().all(|b| b.is_finite()), "{scale}");
         }
         assert!(Rotation::learn(&[0.0; 240], 24, 24).basis().iter().all(|b| b.is_finite()));
+    }
+
+    #[test]
+    fn coordinates_are_those_of_the_definition_whatever_the_width() {
+        for width in [24, 200] {
+            let sample = made_up(900, width, 4);
+            let rotation = Rotation::learn(&sample, width, width);
+            let found = rotation.coordinates(&sample);
+            for (hidden, found) in sample.chunks_exact(width).zip(found.chunks_exact(width)) {
+                let norm = hidden.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+                let mut square = 0f64;
+                for (component, found) in found.iter().enumerate() {
+                    let basis = rotation.basis().iter().skip(component).step_by(width);
+                    let about =
+                        hidden.iter().zip(rotation.mean()).map(|(h, m)| f64::from(*h) - f64::from(*m));
+                    let exact: f64 = about.zip(basis).map(|(h, b)| h * f64::from(*b)).sum();
+                    square += (f64::from(*found) - exact).powi(2);
+                }
+                assert!(square.sqrt() < 5e-4 * norm, "{width}: {} of {norm}", square.sqrt());
+            }
+            // A frame's coordinates do not hang on what comes with it.
+            assert_eq!(rotation.coordinates(&sample[width..8 * width]), found[width..8 * width]);
+        }
     }
 
     #[test]
