@@ -8,7 +8,7 @@ use super::build::{Options, Source, budget};
 use super::codec::{CODEC_FILE, CodecModel, CodecName};
 use super::forward::Teacher;
 use super::identity::{IDENTITY, Identity};
-use super::learn::learn_from_sample;
+use super::learn::{FRAMES, learn_from_sample};
 use super::manifest::{MANIFEST, Manifest};
 use super::rows::belongs;
 use super::sample::{self, Sampled};
@@ -51,8 +51,14 @@ impl Source {
                 None => teacher.insert(self.teacher(options)?),
             };
             let budget = budget(options, teacher);
-            let source =
-                sample::Source { corpus: &self.corpus, wanted: &self.wanted, budget, all: alone, stop };
+            let source = sample::Source {
+                corpus: &self.corpus,
+                wanted: &self.wanted,
+                frames: FRAMES,
+                budget,
+                all: alone,
+                stop,
+            };
             let learn = |sampled: &[Sampled]| learn_from_sample(options.codec, &self.identity, sampled);
             let (codecs, of_sample, of_learning) = source.learn(teacher, learn)?;
             (sampled, learning) = (of_sample, of_learning);
