@@ -18,10 +18,10 @@ const KLT: [(f64, f64); 3] = [(0.05, 0.392), (0.1, 0.263), (0.3, 0.0653)];
 const FRAME_WEIGHT: f64 = 3.7;
 const LABEL: f64 = 1.6;
 /// Gigabytes a second, counted as plain halves, that a core decodes at 1,024 channels (`make bench-read`).
-const F16_SPEED: f64 = 4.9;
-const U8_SPEED: f64 = 4.4;
-const KLT_SPEED: f64 = 0.6;
-const PQ_SPEED: f64 = 0.8;
+const F16_SPEED: f64 = 5.4;
+const U8_SPEED: f64 = 4.0;
+const KLT_SPEED: f64 = 0.42;
+const PQ_SPEED: f64 = 0.67;
 /// Channels at which speeds were measured; turning coordinates back costs the square of them.
 const CHANNELS: f64 = 1024.0;
 /// Mean seconds of an utterance: the 281,241 of LibriSpeech's 961 hours.
