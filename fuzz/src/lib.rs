@@ -21,5 +21,9 @@ pub mod models;
 pub mod random;
 #[path = "../../src/shard/mod.rs"]
 pub mod shard;
+#[path = "../../src/signal.rs"]
+pub mod signal;
+#[path = "../../src/store/mod.rs"]
+pub mod store;
 
 pub use error::{Error, Result};

@@ -109,9 +109,11 @@ impl TeacherSet {
         width.ok_or_else(|| Error::invalid("expected at least one cache, found none"))
     }
 
-    /// Teacher's name and hash, for the log.
+    /// Teacher's name and hash, and its caches with their codecs, for the log.
     pub fn teacher(&self) -> String {
-        self.caches.first().map(|c| named(&c.identity().teacher)).unwrap_or_default()
+        let teacher = self.caches.first().map(|c| named(&c.identity().teacher)).unwrap_or_default();
+        let cache = |c: &Cache| format!("{} ({})", c.dir().display(), c.identity().codec);
+        format!("{teacher}: {}", self.caches.iter().map(cache).collect::<Vec<_>>().join(", "))
     }
 
     /// Says that payloads of utterances will be wanted soon; see [`Cache::ahead`].
