@@ -225,6 +225,12 @@ pub fn sweep(directory: &Path) -> Result<()> {
 /// The files that say what a directory is.
 const MARKS: [&str; 5] = ["corpus.toml", "cache.toml", "model.toml", "pipeline.toml", "export.toml"];
 
+/// What a directory is by its mark, in words; `None` when it has none.
+pub fn kind_of(directory: &Path) -> Option<&'static str> {
+    const WORDS: [&str; 5] = ["a corpus", "a cache", "a model", "a run", "an export"];
+    MARKS.iter().zip(WORDS).find(|(mark, _)| directory.join(mark).exists()).map(|(_, word)| word)
+}
+
 /// Refuses to write into a directory that is not ours: `out` must be new, empty (hidden files do not
 /// count) or hold one of `own`, the files that mark a directory of this `kind`, and no other mark.
 ///
@@ -253,6 +259,19 @@ pub fn require_own(out: &Path, own: &[&str], kind: &str) -> Result<()> {
             format!("expected a new, empty or {kind} directory, found {name} in it; give another --out"),
         ))
     })
+}
+
+/// Refuses `out` where it is `input`, which `what` says in words.
+///
+/// # Errors
+/// When both are the same directory.
+pub fn require_apart(out: &Path, input: &Path, what: &str) -> Result<()> {
+    match (std::fs::canonicalize(out), std::fs::canonicalize(input)) {
+        (Ok(a), Ok(b)) if a == b => {
+            Err(Error::invalid(format!("--out {} is {what}: give a new directory", out.display())))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The text with a last line that carries the BLAKE3 of what stands before it.

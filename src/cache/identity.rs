@@ -256,12 +256,15 @@ impl Identity {
     /// # Errors
     /// Names every field that differs.
     pub fn require(&self, found: &Self, dir: &Path) -> Result<()> {
-        let hint = if self.corpus.parts.is_empty() && !found.corpus.parts.is_empty() {
-            "that one is a merged cache, which `tutornet cache merge` of the same caches completes and repairs; give another --out"
-        } else {
-            "give another --out, or remove that directory"
-        };
-        self.require_as(found, format!("{} is another cache", dir.display()), hint)
+        let names: Vec<&str> = self.differing(found).into_iter().map(|(name, ..)| name).collect();
+        let hint = super::remedy::instead(self, found, &names, dir);
+        self.require_as(found, format!("{} is another cache", dir.display()), &hint)
+    }
+
+    /// Every field that `found` has another value of: its name, the value here and there.
+    fn differing(&self, found: &Self) -> Vec<(&'static str, String, String)> {
+        let pairs = self.fields().into_iter().zip(found.fields());
+        pairs.filter(|(a, b)| a != b).map(|((name, here), (_, there))| (name, here, there)).collect()
     }
 
     /// Refuses `found` unless it is this one in every field; `what` and `hint` are for the message.
@@ -269,18 +272,15 @@ impl Identity {
     /// # Errors
     /// Names every field that differs.
     pub fn require_as(&self, found: &Self, what: String, hint: &str) -> Result<()> {
-        let pairs: Vec<_> = self.fields().into_iter().zip(found.fields()).filter(|(a, b)| a != b).collect();
-        if pairs.is_empty() {
+        let differing = self.differing(found);
+        if differing.is_empty() {
             return Ok(());
         }
-        let names: Vec<_> = pairs.iter().map(|(a, _)| a.0).collect();
-        let list = |values: Vec<&String>| values.iter().map(|v| v.as_str()).collect::<Vec<_>>().join(", ");
-        Err(Error::mismatch(
-            format!("{what}: {}", names.join(", ")),
-            list(pairs.iter().map(|(a, _)| &a.1).collect()),
-            list(pairs.iter().map(|(_, b)| &b.1).collect()),
-            hint,
-        ))
+        let list = |of: for<'a> fn(&'a (&'static str, String, String)) -> &'a str| {
+            differing.iter().map(of).collect::<Vec<_>>().join(", ")
+        };
+        let (names, here, there) = (list(|d| d.0), list(|d| &d.1), list(|d| &d.2));
+        Err(Error::mismatch(format!("{what}: {names}"), here, there, hint))
     }
 
     /// Every field by name, as text for a message.

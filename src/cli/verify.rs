@@ -54,12 +54,12 @@ pub fn run(args: Args, _context: &Context) -> anyhow::Result<()> {
         return Ok(());
     }
     let repair = match kind {
-        Kind::Cache => {
-            "`tutornet cache --repair --model MODEL --corpus CORPUS --out` it: that rewrites what is bad"
+        Kind::Cache => cache::remedy::remedy(&args.path),
+        Kind::Corpus => {
+            "the `tutornet prep` command that made it writes what is bad again, and nothing else".to_owned()
         }
-        Kind::Corpus => "the `tutornet prep` command that made it writes what is bad again, and nothing else",
-        Kind::Model => "import, train or copy the model again",
-        Kind::Run => "what is whole is still of use: see each line",
+        Kind::Model => "import, train or copy the model again".to_owned(),
+        Kind::Run => "what is whole is still of use: see each line".to_owned(),
     };
     anyhow::bail!("{}: {} problem(s); {repair}", args.path.display(), problems.len())
 }

@@ -27,6 +27,7 @@ mod parity;
 mod pipelines;
 mod recipe;
 mod recovery;
+mod remedies;
 mod report;
 mod score;
 mod speed;
