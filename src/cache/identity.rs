@@ -199,6 +199,14 @@ impl Identity {
             return Err(Error::format(&path, detail));
         }
         let CorpusIdentity { hash, parts } = &identity.corpus;
+        for (of, hash) in [("teacher", &identity.teacher.hash), ("corpus", hash)] {
+            if hash.len() != 64 || !hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                let detail = format!(
+                    "{of}.hash: expected 64 hexadecimal digits, found {hash:?}; let the program that wrote the cache write it anew"
+                );
+                return Err(Error::format(&path, detail));
+            }
+        }
         let ascending = parts.windows(2).all(|pair| pair[0].hash < pair[1].hash);
         let whole = ascending && *hash == CorpusIdentity::hash_of(parts);
         if !parts.is_empty() && !whole {
@@ -373,6 +381,18 @@ pub(crate) mod tests {
         assert!(error.contains("expected version 1, found version 2"), "{error}");
         let error = Identity::load(&dir.path().join("none")).unwrap_err().to_string();
         assert!(error.contains("expected a cache directory"), "{error}");
+    }
+
+    #[test]
+    fn hashes_are_hashes() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut identity = example(1024);
+        for bad in ["", "v1", &"g".repeat(64), &"ab".repeat(33)] {
+            bad.clone_into(&mut identity.teacher.hash);
+            identity.save(dir.path()).unwrap();
+            let error = Identity::load(dir.path()).unwrap_err().to_string();
+            assert!(error.contains("teacher.hash: expected 64 hexadecimal digits"), "{error}");
+        }
     }
 
     #[test]
