@@ -109,7 +109,7 @@ pub fn build(options: &Options, stop: &Stop) -> Result<Summary> {
         None => claim::alone(out, PATIENCE, stop),
     };
     // To say that a cache is complete, reading is enough.
-    let (_lock, unwritable) = match lock {
+    let (lock, unwritable) = match lock {
         Err(error) if error.is_refusal() && Manifest::load(out).is_ok() => (None, Some(error)),
         lock => (Some(lock?), None),
     };
@@ -180,7 +180,9 @@ pub fn build(options: &Options, stop: &Stop) -> Result<Summary> {
         return Ok(Summary { utterances, frames, shards: (own.len(), written), ..summary(&done) });
     }
     let manifest = resume::seal(out, entries)?;
-    tasks::clear(out)?;
+    if lock.is_some() {
+        tasks::clear(out)?;
+    }
     let cache = Cache::open(out)?;
     let inner = cache.identity().layers.iter();
     let inner = inner.map(|inner| cache.hidden_bytes_per_frame(HiddenLayer::Inner(inner.layer)));

@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::files::{self, DirectoryLock};
 use crate::progress::Progress;
 use crate::signal::Stop;
+use crate::store;
 
 /// Utterances that a message names.
 const NAMED: usize = 3;
@@ -58,6 +59,12 @@ struct Source<'a> {
 /// finished stays.
 pub fn merge(options: &MergeOptions, stop: &Stop) -> Result<Merged> {
     for from in &options.from {
+        if store::is_remote(from) {
+            return Err(Error::invalid(format!(
+                "{}: merging copies shards from a disk; copy that cache there first",
+                from.display()
+            )));
+        }
         files::require_apart(&options.out, from, "one of the caches to merge")?;
     }
     let caches: Vec<Cache> = options.from.iter().map(|dir| Cache::open(dir)).collect::<Result<_>>()?;

@@ -119,8 +119,8 @@ pub fn remedy(dir: &Path) -> String {
             None => "`tutornet`",
         };
         return format!(
-            "the {which} command that made the cache, run once more with all of its options and without --repair, writes {IDENTITY} \
-             and what else is bad again; no teacher runs for what is whole"
+            "the {which} command that made the cache, run once more with all of its options and without --repair, rewrites what is \
+             bad; no teacher runs for what is whole"
         );
     };
     let manifest = manifest.ok();
@@ -191,7 +191,7 @@ fn repair(dir: &Path, identity: &Identity) -> String {
     let lm = identity.nbest.as_ref().and_then(|nbest| nbest.search.lm.as_deref());
     let lm = lm.map_or_else(String::new, |lm| format!(" --lm FILE (the ARPA file of BLAKE3 {})", short(lm)));
     format!(
-        "`tutornet cache --repair --model MODEL --corpus CORPUS --out {}`{lm} writes what is bad again; MODEL is teacher {} ({}), \
+        "`tutornet cache --repair --model MODEL --corpus CORPUS --out {}`{lm} rewrites what is bad; MODEL is teacher {} ({}), \
          CORPUS is {}",
         dir.display(),
         identity.teacher.name,
@@ -212,7 +212,7 @@ fn recode(dir: &Path, identity: &Identity, maker: Option<&Maker>) -> String {
         None => "",
     };
     format!(
-        "`tutornet cache recode CACHE --codec {}{from} --out {}` writes what is bad again; CACHE is the exact cache that it was made \
+        "`tutornet cache recode CACHE --codec {}{from} --out {}` rewrites what is bad; CACHE is the exact cache that it was made \
          of{cache}{texts}",
         identity.codec,
         dir.display()
@@ -225,7 +225,7 @@ fn merge(dir: &Path, identity: &Identity) -> String {
         None => String::new(),
     };
     format!(
-        "`tutornet cache merge CACHE.. --out {}` of the caches that it was made of{texts} writes what is bad again",
+        "`tutornet cache merge CACHE.. --out {}` of the caches that it was made of{texts} rewrites what is bad",
         dir.display()
     )
 }

@@ -1,5 +1,6 @@
 //! Everything through the binary: one test program, one file per part.
 
+mod answers;
 mod cache;
 mod codecs;
 mod corpus;

@@ -185,7 +185,7 @@ fn each_cache_is_told_what_helps() {
     let path = dir.join("cache.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replace("stride = 2", "stride = 4")).unwrap();
-    let said = verify(&dir, &["without --repair, writes cache.toml", "no teacher runs for what is whole"]);
+    let said = verify(&dir, &["without --repair, rewrites what is bad", "no teacher runs for what is whole"]);
     assert!(!said.stdout.contains("cache the corpus again"), "{}", said.stdout);
     succeeds(&mut cache("dev-clean", &dir, &[])).says(&["complete already"]);
     assert!(contents(&dir) == whole);
@@ -234,7 +234,7 @@ fn a_repair_takes_the_search_from_the_cache() {
 
 #[test]
 fn a_directory_that_is_refused_is_not_written_to() {
-    let (fixture, root) = (Fixture::get(), fresh("refused"));
+    let (fixture, root) = (Fixture::get(), fresh("not-written-to"));
     let parts = ["dev-clean", "test-clean"].map(|name| fixture.at(&format!("cache-{name}")));
     let (corpus, notes, other) = (root.join("corpus"), root.join("notes"), root.join("other"));
     copy(&fixture.at("dev-clean"), &corpus);

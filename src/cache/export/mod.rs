@@ -5,7 +5,10 @@
 
 mod arrow;
 mod files_of;
+mod look;
 mod values;
+
+pub use look::{describe, verify};
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -123,6 +126,12 @@ struct ExportIdentity {
     names: String,
 }
 
+impl ExportIdentity {
+    fn read(path: &Path) -> Result<Self> {
+        toml::from_str(&files::read_sealed(path)?).map_err(|e| Error::format(path, e.message().to_owned()))
+    }
+}
+
 /// What the writers of files need.
 struct Job<'a> {
     cache: &'a Cache,
@@ -219,8 +228,7 @@ fn begun(identity: &ExportIdentity, out: &Path) -> Result<bool> {
     if !path.exists() {
         return Ok(false);
     }
-    let found: ExportIdentity = toml::from_str(&files::read_sealed(&path)?)
-        .map_err(|e| Error::format(&path, e.message().to_owned()))?;
+    let found = ExportIdentity::read(&path)?;
     if found == *identity {
         return Ok(true);
     }
