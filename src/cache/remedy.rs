@@ -71,7 +71,8 @@ enum Made {
     Taught,
     /// From the teacher, or recoded.
     TaughtOrRecoded,
-    /// By another program, or by a tutornet before there were hashes of rows.
+    /// By another program (which hardly writes another codec than the exact one), or by a tutornet before there were hashes
+    /// of rows.
     Foreign,
 }
 
@@ -80,11 +81,13 @@ fn made(dir: &Path, identity: &Identity, manifest: Option<&Manifest>) -> Made {
         return Made::Recoded(maker);
     }
     let exact = identity.codec_name() == Ok(CodecName::F16);
-    let unhashed = |manifest: &Manifest| manifest.shards.iter().all(|entry| entry.rows_blake3.is_none());
+    let unhashed = |manifest: &Manifest| {
+        !manifest.shards.is_empty() && manifest.shards.iter().all(|entry| entry.rows_blake3.is_none())
+    };
     match (identity.corpus.parts.is_empty(), exact) {
         (false, true) => Made::Merged,
         (false, false) => Made::MergedOrRecoded,
-        (true, _) if manifest.is_some_and(unhashed) => Made::Foreign,
+        (true, true) if manifest.is_some_and(unhashed) => Made::Foreign,
         (true, true) => Made::Taught,
         (true, false) => Made::TaughtOrRecoded,
     }
