@@ -101,7 +101,7 @@ def decode(raw, frames, width, codec, model, layer="last"):
     if name in ("f16", "u8"):
         return (f16 if name == "f16" else u8)(raw, frames, width)
     y = (klt if name == "klt" else pq_codes)(raw, frames, model, layer)
-    return np.maximum(y @ model[f"{layer}.basis"].T + model[f"{layer}.mean"], model[f"{layer}.floor"])
+    return np.maximum(y @ model[f"{layer}.basis"].T + model[f"{layer}.mean"], model[f"{layer}.floor"]).astype("f4")
 
 
 def open_cache(cache, layer="last"):

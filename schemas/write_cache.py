@@ -4,8 +4,8 @@
     write_cache("corpora/clean-100", "caches/mine/clean-100", forward, "my-model", weights_hash, hidden_width=512)
 
 `forward` takes the features of an utterance, f4 [frames, 64], and returns NumPy arrays: hidden [n, width] and logits [n, labels],
-n = ceil(frames / stride); with PyTorch, under torch.no_grad(), `model(torch.from_numpy(features)[None])` and `.numpy()` of what
-it gives. `weights_hash`: 64 hexadecimal digits, others for other weights. Needs NumPy, pyarrow, blake3 and xxhash."""
+n = ceil(frames / stride), the student's stride; with PyTorch, under torch.no_grad(), `model(torch.from_numpy(features)[None])` and
+`.numpy()` of what it gives. `weights_hash`: 64 hexadecimal digits, others for other weights. Needs NumPy, pyarrow, blake3, xxhash."""
 
 import json
 import struct
@@ -18,8 +18,7 @@ import pyarrow.parquet as pq
 from blake3 import blake3
 from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
-PART = 131072
-ENGLISH = [" ", *"abcdefghijklmnopqrstuvwxyz", "'"]
+PART, ENGLISH = 131072, [" ", *"abcdefghijklmnopqrstuvwxyz", "'"]
 
 
 def seal(text):
@@ -38,29 +37,31 @@ def f16(hidden):
 
 def write_cache(corpus, out, forward, name, weights_hash, hidden_width, stride=2, labels=ENGLISH, blank=28):
     corpus, out = Path(corpus), Path(out)
-    out.mkdir(parents=True)
+    assert len(bytes.fromhex(weights_hash)) == 32, f"weights_hash: expected 64 hexadecimal digits, found {weights_hash}"
+    assert not (out / "manifest.toml").exists(), f"{out} is a complete cache: give another directory"
     text = (corpus / "corpus.toml").read_text()
     about, quoted = tomllib.loads(text), json.dumps
     frontend = "".join(f"{key} = {quoted(value)}\n" for key, value in about["frontend"].items())
     identity = seal(f'format = "tutornet-cache"\nversion = 1\nwriter = 1\ncodec = "f16"\nstride = {stride}\nlayer = "last"\n'
         f'hidden_width = {hidden_width}\nprecision = "f32"\n\n[teacher]\nname = {quoted(name)}\nhash = {quoted(weights_hash)}\n\n'
         f'[corpus]\nhash = {quoted(text.split()[-1])}\n\n[frontend]\n{frontend}\n[labels]\nsymbols = {quoted(labels)}\nblank = {blank}\n')
+    out.mkdir(parents=True, exist_ok=(out / "cache.toml").exists())  # what a failed call has left is replaced
     (out / "cache.toml").write_text(identity)
     cache = blake3(identity.encode()).hexdigest()
     symbols = [*labels[:blank], None, *labels[blank:]]
-    metadata = {"kind": "cache", "version": "1", "cache": cache, "codec": "f16", "width": str(hidden_width), "stride": str(stride),
+    metadata = {"kind": "cache", "version": 1, "cache": cache, "codec": "f16", "width": hidden_width, "stride": stride,
         "labels": quoted(symbols)}
     small = [("utterance", pa.string()), ("samples", pa.uint64()), ("audio_hash", pa.binary(16)), ("frames", pa.uint32())]
-    payload = ["hidden", "frame_weight", "posterior"]
-    fields = [*small, *((column, pa.binary()) for column in payload), ("checksum", pa.binary(16 * len(payload)))]
-    schema = pa.schema([pa.field(key, kind, False) for key, kind in fields], {f"tutornet.{k}": v for k, v in metadata.items()})
+    fields = [*small, *((column, pa.binary()) for column in ("hidden", "frame_weight", "posterior")), ("checksum", pa.binary(48))]
+    schema = pa.schema([pa.field(key, kind, False) for key, kind in fields], {f"tutornet.{k}": str(v) for k, v in metadata.items()})
     entries, utterances, total = "", 0, 0
     for shard in about["shards"]:
         rows = []
         for row in pq.read_table(corpus / shard["file"]).to_pylist():
             hidden, logits = forward(np.frombuffer(row["features"], "<f4").reshape(row["frames"], -1))
+            found, shapes = [hidden.shape, logits.shape], [(-(-row["frames"] // stride), n) for n in (hidden_width, len(symbols))]
+            assert found == shapes, f"{row['utterance']}: expected hidden and logits of shapes {shapes}, found {found}"
             frames, z = len(hidden), logits.astype("f8") - logits.max(1, keepdims=True)
-            assert hidden.shape == (-(-row["frames"] // stride), hidden_width) and logits.shape == (frames, len(symbols))
             assert np.isfinite(hidden.astype("f2")).all() and np.isfinite(z).all(), f"{row['utterance']}: not finite"
             weight = 1 / (1 + np.exp(-hidden.mean(1, dtype="f8")))
             log_p = np.maximum(z - np.log(np.exp(z).sum(1, keepdims=True)), -65504)

@@ -77,6 +77,12 @@ impl Error {
         Self::Io { action, path: path.as_ref().to_path_buf(), source }
     }
 
+    /// Whether the system does not allow it: missing rights, or a file system that is only read.
+    pub fn is_refusal(&self) -> bool {
+        use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+        matches!(self, Self::Io { source, .. } if matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem))
+    }
+
     /// A file whose contents cannot be used.
     pub fn format(path: impl AsRef<Path>, detail: impl Into<String>) -> Self {
         Self::Format { path: path.as_ref().to_path_buf(), detail: detail.into() }

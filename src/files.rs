@@ -8,8 +8,10 @@ use crate::error::{Error, Result};
 use crate::store;
 
 mod lock;
+mod place;
 
 pub use lock::DirectoryLock;
+pub use place::{kind_of, require_apart, require_own};
 
 /// Last line of a sealed text file: the BLAKE3 of every byte before it.
 const SEAL: &str = "# blake3 ";
@@ -222,39 +224,6 @@ pub fn sweep(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The files that say what a directory is.
-const MARKS: [&str; 5] = ["corpus.toml", "cache.toml", "model.toml", "pipeline.toml", "export.toml"];
-
-/// Refuses to write into a directory that is not ours: `out` must be new, empty (hidden files do not
-/// count) or hold one of `own`, the files that mark a directory of this `kind`, and no other mark.
-///
-/// # Errors
-/// With the name of what lies there.
-pub fn require_own(out: &Path, own: &[&str], kind: &str) -> Result<()> {
-    let entries = match std::fs::read_dir(out) {
-        // What is no directory is for the one who creates it to say.
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
-        entries => entries.map_err(|e| Error::io("list", out, e))?,
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let name = entry.map_err(|e| Error::io("list", out, e))?.file_name();
-        names.push(name.to_string_lossy().into_owned());
-    }
-    let is_own = |name: &str| own.contains(&name);
-    let foreign = match names.iter().find(|n| MARKS.contains(&n.as_str()) && !is_own(n)) {
-        None if names.iter().any(|n| is_own(n)) => None,
-        None => names.iter().filter(|n| !n.starts_with('.')).min(),
-        mark => mark,
-    };
-    foreign.map_or(Ok(()), |name| {
-        Err(Error::format(
-            out,
-            format!("expected a new, empty or {kind} directory, found {name} in it; give another --out"),
-        ))
-    })
-}
-
 /// The text with a last line that carries the BLAKE3 of what stands before it.
 pub fn seal(text: &str) -> String {
     let end = if text.ends_with('\n') { "" } else { "\n" };
@@ -297,6 +266,14 @@ pub fn read_sealed(path: &Path) -> Result<String> {
         ));
     }
     Ok(body.to_owned())
+}
+
+/// Whether a text carries a seal, be it one that does not hold.
+///
+/// # Errors
+/// When the file is missing or no text.
+pub fn is_sealed(path: &Path) -> Result<bool> {
+    read_text(path).map(|text| text.contains(SEAL))
 }
 
 /// Reads a text that may carry a seal, as [`read_sealed`] does when it has one: for files that
@@ -362,23 +339,6 @@ mod tests {
             assert!(message.contains("found a directory or device"), "{message}");
         }
         assert!(device.is_symlink());
-    }
-
-    #[test]
-    fn only_new_empty_and_own_directories_are_written_into() {
-        let dir = tempfile::tempdir().unwrap();
-        let out = dir.path().join("out");
-        let allowed = || require_own(&out, &["model.toml"], "model").map_err(|e| e.to_string());
-        assert_eq!(allowed(), Ok(()));
-        std::fs::create_dir(&out).unwrap();
-        std::fs::write(out.join(".lock"), "").unwrap();
-        assert_eq!(allowed(), Ok(()));
-        std::fs::write(out.join("notes"), "").unwrap();
-        assert!(allowed().unwrap_err().contains("or model directory, found notes in it; give another --out"));
-        std::fs::write(out.join("model.toml"), "").unwrap();
-        assert_eq!(allowed(), Ok(()));
-        std::fs::write(out.join("cache.toml"), "").unwrap();
-        assert!(allowed().unwrap_err().contains("found cache.toml"));
     }
 
     #[test]

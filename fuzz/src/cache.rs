@@ -12,6 +12,8 @@ pub mod manifest;
 pub mod nbest;
 #[path = "../../src/cache/reader.rs"]
 mod reader;
+#[path = "../../src/cache/remedy.rs"]
+pub mod remedy;
 #[path = "../../src/cache/rows.rs"]
 pub mod rows;
 #[path = "../../src/cache/schema.rs"]

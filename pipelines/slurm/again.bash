@@ -3,7 +3,8 @@
 # again COMMAND..: runs it as the job's only work. Slurm's warning before the time limit (SIGUSR1, which --signal=B: sends to
 # the script alone) is passed on: the command then finishes what it has in hand and exits with 75. Slurm begins the job anew
 #   - on 75: the same command goes on where it stopped;
-#   - when the command was killed (memory, a broken node), at most RETRIES times (3 if not set).
+#   - when the command was killed (memory, a broken node), unless the job was begun anew RETRIES times (3 if not set) already.
+#     Slurm counts the times of the line above as well: where limits are short and warnings many, set it higher.
 # Any other exit code is the job's: 0 is done, 1 and 2 say what to repair first. SIGTERM is passed on too and begins nothing
 # anew: scancel sends it.
 
@@ -23,6 +24,9 @@ again() {
     if [ "$code" -eq 75 ] || { [ "$code" -gt 128 ] && [ -z "$cancelled" ] && [ "$restarts" -lt "${RETRIES:-3}" ]; }; then
         echo "exit code $code: once more"
         scontrol requeue "$me"
+    fi
+    if [ "$code" -gt 128 ] && [ -z "$cancelled" ] && [ "$restarts" -ge "${RETRIES:-3}" ]; then
+        echo "exit code $code: killed, and not begun anew: start $restarts, RETRIES=${RETRIES:-3} (warnings counted in)"
     fi
     return "$code"
 }

@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::files::{self, DirectoryLock};
 use crate::progress::Progress;
 use crate::signal::Stop;
+use crate::store;
 
 /// What to add to which cache.
 #[derive(Debug, Clone)]
@@ -50,6 +51,7 @@ pub struct Added {
 /// stays and the same call goes on from there.
 pub fn add(options: &AddOptions, stop: &Stop) -> Result<Added> {
     let dir = options.cache.as_path();
+    store::require_local(dir)?;
     Identity::load(dir)?;
     let _lock = DirectoryLock::acquire(dir)?;
     files::sweep(dir)?;

@@ -14,7 +14,7 @@ use super::nbest::{NbestIdentity, NbestSearch};
 use super::resume::{self, Wanted};
 use super::sample::Sampled;
 use super::schema::Key;
-use super::settle::Settled;
+use super::settle::{Settled, refuse_other};
 use super::stage::{self, Done, Job};
 use super::tasks::claim::{self, Claims, PATIENCE};
 use super::tasks::plan::{PLAN, Plan};
@@ -60,6 +60,9 @@ pub struct Options {
     pub layers: Vec<HiddenLayer>,
     /// A search for an extra column with the teacher's best texts, and how many of them.
     pub nbest: Option<(Decoder, usize)>,
+    /// Write shards whose bytes are not those that the manifest of a complete cache names; without, such a shard is an error
+    /// and what lies there stays.
+    pub other_bytes: bool,
     /// Which of several tasks this process is, where they share the work; without, it writes all and seals the cache.
     pub task: Option<Task>,
 }
@@ -95,21 +98,31 @@ pub struct Summary {
 pub fn build(options: &Options, stop: &Stop) -> Result<Summary> {
     let out = options.out.as_path();
     let mut source = Source::open(options)?;
+    refuse_other(&source.identity, out)?;
     let task = options.task.map(|task| task.settle(out)).transpose()?;
     // A device that is not there leaves no cache behind that is of nothing yet.
     let begun = out.join(IDENTITY).exists();
     let mut teacher = if begun { None } else { Some(source.teacher(options)?) };
     files::create_dir(out)?;
-    let _lock = match task {
-        Some(_) => DirectoryLock::share(out)?,
-        None => claim::alone(out, PATIENCE, stop)?,
+    let lock = match task {
+        Some(_) => DirectoryLock::share(out),
+        None => claim::alone(out, PATIENCE, stop),
+    };
+    // To say that a cache is complete, reading is enough.
+    let (lock, unwritable) = match lock {
+        Err(error) if error.is_refusal() && Manifest::load(out).is_ok() => (None, Some(error)),
+        lock => (Some(lock?), None),
     };
     // Where locks do not reach, whoever finishes a divided cache alone keeps away tasks that are started meanwhile.
     let claims = (task.is_some() || out.join(PLAN).exists()).then(|| Claims::new(out, PATIENCE));
     let claims = claims.as_ref();
     let Settled { codecs, sampled, learning } = source.settle(options, &mut teacher, claims, stop)?;
     let cache = files::blake3_file(&out.join(IDENTITY))?;
-    let sealed = Manifest::load(out).is_ok();
+    let manifest = Manifest::load(out).ok();
+    let sealed = manifest.is_some();
+    // What a manifest names is written as it names it, so that it stays true all the while.
+    let expected =
+        manifest.filter(|_| !options.other_bytes).map_or_else(Vec::new, |manifest| manifest.shards);
     let own: Vec<usize> = match task {
         None => (0..source.wanted.len()).collect(),
         Some((tasks, first, number)) => {
@@ -126,12 +139,17 @@ pub fn build(options: &Options, stop: &Stop) -> Result<Summary> {
     let (done, others) = if pending.is_empty() {
         (learning, Vec::new())
     } else {
+        if let Some(error) = unwritable {
+            return Err(error);
+        }
         if pending.len() < own.len() {
             let (ready, all) = (own.len() - pending.len(), own.len());
             tracing::info!("{}: {ready} of {all} shards are there already", out.display());
         }
         if task.is_none() {
-            resume::reopen(out, &found)?;
+            if expected.is_empty() {
+                resume::reopen(out, &found)?;
+            }
         } else if sealed || out.join(MANIFEST).exists() {
             return Err(Error::format(
                 out,
@@ -147,7 +165,7 @@ pub fn build(options: &Options, stop: &Stop) -> Result<Summary> {
         let teacher = teacher.map_or_else(|| source.teacher(options), Ok)?;
         let pending: Vec<usize> = pending.into_iter().map(|at| own[at]).collect();
         let of = (cache.as_str(), &*codecs, sampled.as_slice());
-        let with = With { options, teacher: &teacher, claims, stop };
+        let with = With { options, teacher: &teacher, expected: &expected, claims, stop };
         let (done, others) = source.write_all(with, pending, of)?;
         (learning.before(done), others)
     };
@@ -162,7 +180,9 @@ pub fn build(options: &Options, stop: &Stop) -> Result<Summary> {
         return Ok(Summary { utterances, frames, shards: (own.len(), written), ..summary(&done) });
     }
     let manifest = resume::seal(out, entries)?;
-    tasks::clear(out)?;
+    if lock.is_some() {
+        tasks::clear(out)?;
+    }
     let cache = Cache::open(out)?;
     let inner = cache.identity().layers.iter();
     let inner = inner.map(|inner| cache.hidden_bytes_per_frame(HiddenLayer::Inner(inner.layer)));
@@ -170,7 +190,8 @@ pub fn build(options: &Options, stop: &Stop) -> Result<Summary> {
         utterances: manifest.utterances,
         frames: manifest.frames,
         bytes_per_frame: Some(cache.hidden_bytes_per_frame(HiddenLayer::Last)?),
-        inner_bytes_per_frame: Some(inner.sum::<Result<f64>>()?),
+        // The sum of nothing is -0.
+        inner_bytes_per_frame: Some(inner.sum::<Result<f64>>()? + 0.0),
         shards: (manifest.shards.len(), written),
         ..summary(&done)
     })
@@ -186,7 +207,7 @@ pub fn bare(options: &Options, stop: &Stop) -> Result<Summary> {
     let teacher = source.teacher(options)?;
     let pending: Vec<usize> = (0..source.wanted.len()).collect();
     let codecs = CodecModel::fixed(CodecName::F16, []);
-    let with = With { options, teacher: &teacher, claims: None, stop };
+    let with = With { options, teacher: &teacher, expected: &[], claims: None, stop };
     Ok(summary(&source.run(with, &pending, ("", &codecs, &[]), true)?))
 }
 
@@ -198,7 +219,7 @@ fn summary(done: &Done) -> Summary {
         inner_bytes_per_frame: None,
         shards: (0, 0),
         audio: done.valid as f64 / 100.0,
-        padding: 1.0 - done.valid as f64 / done.padded.max(1) as f64,
+        padding: if done.padded == 0 { 0.0 } else { 1.0 - done.valid as f64 / done.padded as f64 },
         wall: done.wall,
         forward: done.forward,
     }
@@ -209,6 +230,8 @@ fn summary(done: &Done) -> Summary {
 pub(super) struct With<'a> {
     pub(super) options: &'a Options,
     pub(super) teacher: &'a Teacher,
+    /// What the manifest says of shards that are to be written.
+    pub(super) expected: &'a [ShardEntry],
     pub(super) claims: Option<&'a Claims>,
     pub(super) stop: &'a Stop,
 }
@@ -293,7 +316,7 @@ impl Source {
     /// Runs the teacher over the shards `pending`; those that another process has claimed are left out.
     pub(super) fn run(
         &self,
-        With { options, teacher, claims, stop }: With,
+        With { options, teacher, expected, claims, stop }: With,
         pending: &[usize],
         (cache, codecs, sampled): (&str, &CodecModel, &[Sampled]),
         bare: bool,
@@ -309,6 +332,7 @@ impl Source {
             cache,
             wanted: &self.wanted,
             pending,
+            expected,
             budget: budget(options, teacher),
             workers: options.workers.clamp(1, 256),
             codecs,

@@ -199,6 +199,14 @@ impl Identity {
             return Err(Error::format(&path, detail));
         }
         let CorpusIdentity { hash, parts } = &identity.corpus;
+        for (of, hash) in [("teacher", &identity.teacher.hash), ("corpus", hash)] {
+            if hash.len() != 64 || !hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                let detail = format!(
+                    "{of}.hash: expected 64 hexadecimal digits, found {hash:?}; let the program that wrote the cache write it anew"
+                );
+                return Err(Error::format(&path, detail));
+            }
+        }
         let ascending = parts.windows(2).all(|pair| pair[0].hash < pair[1].hash);
         let whole = ascending && *hash == CorpusIdentity::hash_of(parts);
         if !parts.is_empty() && !whole {
@@ -256,12 +264,15 @@ impl Identity {
     /// # Errors
     /// Names every field that differs.
     pub fn require(&self, found: &Self, dir: &Path) -> Result<()> {
-        let hint = if self.corpus.parts.is_empty() && !found.corpus.parts.is_empty() {
-            "that one is a merged cache, which `tutornet cache merge` of the same caches completes and repairs; give another --out"
-        } else {
-            "give another --out, or remove that directory"
-        };
-        self.require_as(found, format!("{} is another cache", dir.display()), hint)
+        let names: Vec<&str> = self.differing(found).into_iter().map(|(name, ..)| name).collect();
+        let hint = super::remedy::instead(self, found, &names, dir);
+        self.require_as(found, format!("{} is another cache", dir.display()), &hint)
+    }
+
+    /// Every field that `found` has another value of: its name, the value here and there.
+    fn differing(&self, found: &Self) -> Vec<(&'static str, String, String)> {
+        let pairs = self.fields().into_iter().zip(found.fields());
+        pairs.filter(|(a, b)| a != b).map(|((name, here), (_, there))| (name, here, there)).collect()
     }
 
     /// Refuses `found` unless it is this one in every field; `what` and `hint` are for the message.
@@ -269,18 +280,15 @@ impl Identity {
     /// # Errors
     /// Names every field that differs.
     pub fn require_as(&self, found: &Self, what: String, hint: &str) -> Result<()> {
-        let pairs: Vec<_> = self.fields().into_iter().zip(found.fields()).filter(|(a, b)| a != b).collect();
-        if pairs.is_empty() {
+        let differing = self.differing(found);
+        if differing.is_empty() {
             return Ok(());
         }
-        let names: Vec<_> = pairs.iter().map(|(a, _)| a.0).collect();
-        let list = |values: Vec<&String>| values.iter().map(|v| v.as_str()).collect::<Vec<_>>().join(", ");
-        Err(Error::mismatch(
-            format!("{what}: {}", names.join(", ")),
-            list(pairs.iter().map(|(a, _)| &a.1).collect()),
-            list(pairs.iter().map(|(_, b)| &b.1).collect()),
-            hint,
-        ))
+        let list = |of: for<'a> fn(&'a (&'static str, String, String)) -> &'a str| {
+            differing.iter().map(of).collect::<Vec<_>>().join(", ")
+        };
+        let (names, here, there) = (list(|d| d.0), list(|d| &d.1), list(|d| &d.2));
+        Err(Error::mismatch(format!("{what}: {names}"), here, there, hint))
     }
 
     /// Every field by name, as text for a message.
@@ -373,6 +381,18 @@ pub(crate) mod tests {
         assert!(error.contains("expected version 1, found version 2"), "{error}");
         let error = Identity::load(&dir.path().join("none")).unwrap_err().to_string();
         assert!(error.contains("expected a cache directory"), "{error}");
+    }
+
+    #[test]
+    fn hashes_are_hashes() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut identity = example(1024);
+        for bad in ["", "v1", &"g".repeat(64), &"ab".repeat(33)] {
+            bad.clone_into(&mut identity.teacher.hash);
+            identity.save(dir.path()).unwrap();
+            let error = Identity::load(dir.path()).unwrap_err().to_string();
+            assert!(error.contains("teacher.hash: expected 64 hexadecimal digits"), "{error}");
+        }
     }
 
     #[test]

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::identity::{IDENTITY, Identity, short};
-use super::manifest::Manifest;
+use super::manifest::{ADDING, Manifest, ShardEntry};
 use super::resume;
+use super::tasks::plan::Plan;
 use crate::error::{Error, Result};
 use crate::models::MODEL_FILE;
-use crate::{corpus, models, store};
+use crate::{corpus, files, models, store};
 
 /// Directories below a given one that are looked into.
 const DEPTH: usize = 6;
@@ -31,22 +32,29 @@ pub struct Listed {
     pub codec: String,
     /// `last`, and the inner layers.
     pub layers: String,
+    /// N of the teacher's N best texts, where the cache has them.
+    pub nbest: Option<u32>,
+    /// Temperature of the column `softmax`, where the cache has one.
+    pub temperature: Option<f64>,
     /// Utterances; of a complete cache.
     pub utterances: Option<u64>,
     /// Output frames; of a complete cache.
     pub frames: Option<u64>,
     /// Size of its files.
     pub bytes: u64,
-    /// Shards; of a cache that is not complete, those that are finished.
+    /// Shards that are finished and there, with the size that they were written with.
     pub shards: usize,
-    /// `complete`, `incomplete`, or what is wrong with it.
+    /// Shards that the cache consists of, where that is known: of a cache that is complete, divided among tasks, or being
+    /// added to.
+    pub of: Option<usize>,
+    /// `complete`, `incomplete`, or what is wrong with it; bytes are for `verify` to look at.
     pub state: String,
 }
 
 /// Which caches to list; all without a wish.
 #[derive(Debug, Clone, Default)]
 pub struct Wish {
-    /// Name of the teacher, first digits of its hash, or its model directory.
+    /// How the teacher's name or its hash begins, or its model directory.
     pub teacher: Option<String>,
     /// First digits of the corpus' identity, or its directory; a merged cache is of each of its corpora.
     pub corpus: Option<String>,
@@ -70,7 +78,7 @@ impl Wish {
     fn grants(&self, identity: Option<&Identity>) -> bool {
         let Some(identity) = identity else { return self.teacher.is_none() && self.corpus.is_none() };
         let is = |teacher: &String| {
-            identity.teacher.name == *teacher || identity.teacher.hash.starts_with(teacher)
+            identity.teacher.name.starts_with(teacher) || identity.teacher.hash.starts_with(teacher)
         };
         self.teacher.as_ref().is_none_or(is)
             && self.corpus.as_ref().is_none_or(|hash| identity.corpus.is(hash))
@@ -124,12 +132,28 @@ pub fn listed(dir: &Path) -> Result<Listed> {
             usize::from(entry.path().extension().is_some_and(|extension| extension == resume::RECORD));
     }
     let manifest = Manifest::load(dir);
+    if let Ok(manifest) = &manifest {
+        let whole = |entry: &ShardEntry| Ok(entry.size_difference(dir)?.is_none());
+        finished = 0;
+        for entry in &manifest.shards {
+            finished += usize::from(whole(entry)?);
+        }
+    }
     let state = match &manifest {
+        Ok(manifest) if finished < manifest.shards.len() => format!(
+            "damaged: {} of {} shards are missing or of another size",
+            manifest.shards.len() - finished,
+            manifest.shards.len()
+        ),
         Ok(_) => "complete".to_owned(),
         Err(_) if !dir.join(super::manifest::MANIFEST).exists() => "incomplete".to_owned(),
         Err(error) => error.to_string(),
     };
     let manifest = manifest.ok();
+    let planned = || Some(Plan::load(dir).ok()??.shards.len());
+    let adding =
+        || Some(toml::from_str::<Manifest>(&files::read_sealed(&dir.join(ADDING)).ok()?).ok()?.shards.len());
+    let of = manifest.as_ref().map(|m| m.shards.len()).or_else(planned).or_else(adding);
     let mut listed = Listed {
         cache: dir.to_path_buf(),
         teacher: String::new(),
@@ -138,16 +162,21 @@ pub fn listed(dir: &Path) -> Result<Listed> {
         corpora: 1,
         codec: String::new(),
         layers: String::new(),
+        nbest: None,
+        temperature: None,
         utterances: manifest.as_ref().map(|m| m.utterances),
         frames: manifest.as_ref().map(|m| m.frames),
         bytes,
-        shards: manifest.as_ref().map_or(finished, |m| m.shards.len()),
+        shards: finished,
+        of,
         state,
     };
     match Identity::load(dir) {
         Ok(identity) => {
             let layers = identity.hidden_layers();
             listed.layers = layers.iter().map(|(layer, _)| layer.to_string()).collect::<Vec<_>>().join(",");
+            listed.nbest = identity.nbest.as_ref().map(|nbest| nbest.count);
+            listed.temperature = identity.temperature;
             short(&identity.teacher.hash).clone_into(&mut listed.teacher_hash);
             short(&identity.corpus.hash).clone_into(&mut listed.corpus);
             listed.corpora = identity.corpus.parts.len().max(1);

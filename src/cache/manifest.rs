@@ -5,7 +5,6 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::identity::{IDENTITY, VERSION, require_version};
-use super::tasks::plan::PLAN;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::shard::ShardSummary;
@@ -110,14 +109,8 @@ impl Manifest {
         if !store::exists(&path)? {
             let next = if store::is_remote(dir) {
                 "the upload is not complete (the manifest goes last), or it is another place".to_owned()
-            } else if dir.join(ADDING).exists() {
-                "a column was being added: run the `tutornet cache add` command that began it once more"
-                    .to_owned()
-            } else if dir.join(PLAN).exists() {
-                format!("once its tasks have ended, run `tutornet cache seal {}`", dir.display())
             } else {
-                "run the `tutornet cache` command that began it once more, it goes on where it stopped"
-                    .to_owned()
+                super::remedy::unfinished(dir)
             };
             let detail = format!("the cache is not complete: it has no {MANIFEST}; {next}");
             return Err(Error::format(dir, detail));
@@ -134,7 +127,8 @@ impl Manifest {
                 format!("{IDENTITY} in {}", dir.display()),
                 format!("BLAKE3 {} (from {MANIFEST})", manifest.identity),
                 found,
-                "one of the two files is from another cache: cache the corpus again",
+                "one of the two was changed, or is from another cache: the command that made the cache, run once more with all of its \
+                 options, writes it again and computes nothing that is whole",
             ));
         }
         Ok(manifest)

@@ -13,11 +13,12 @@ use super::manifest::{Manifest, ShardEntry};
 use super::recode;
 use super::resume::{self, Wanted};
 use super::schema::copy_rows;
-use super::settle::settle_codec;
+use super::settle::{refuse_other, settle_codec};
 use crate::error::{Error, Result};
 use crate::files::{self, DirectoryLock};
 use crate::progress::Progress;
 use crate::signal::Stop;
+use crate::store;
 
 /// Utterances that a message names.
 const NAMED: usize = 3;
@@ -57,6 +58,15 @@ struct Source<'a> {
 /// When two caches do not agree or share an utterance, a shard is not as it was written, or `out` holds something else; what is
 /// finished stays.
 pub fn merge(options: &MergeOptions, stop: &Stop) -> Result<Merged> {
+    for from in &options.from {
+        if store::is_remote(from) {
+            return Err(Error::invalid(format!(
+                "{}: merging copies shards from a disk; copy that cache there first",
+                from.display()
+            )));
+        }
+        files::require_apart(&options.out, from, "one of the caches to merge")?;
+    }
     let caches: Vec<Cache> = options.from.iter().map(|dir| Cache::open(dir)).collect::<Result<_>>()?;
     let [first, others @ ..] = caches.as_slice() else {
         return Err(Error::invalid("merging takes two caches and more"));
@@ -81,6 +91,7 @@ pub fn merge(options: &MergeOptions, stop: &Stop) -> Result<Merged> {
     }
 
     let out = options.out.as_path();
+    refuse_other(&identity, out)?;
     files::create_dir(out)?;
     let _lock = DirectoryLock::acquire(out)?;
     files::sweep(out)?;
@@ -138,7 +149,11 @@ fn require_same(first: &Cache, others: &[Cache]) -> Result<()> {
     };
     for other in others {
         let what = format!("{} and {} cannot be merged", first.dir().display(), other.dir().display());
-        let hint = if first.identity().codec_model == other.identity().codec_model {
+        let (a, b) = (first.identity(), other.identity());
+        let hint = if a.codec != b.codec {
+            "caches to be merged have one codec: `tutornet cache recode` makes another of one of f16, a learned one with \
+             --codec-from the other"
+        } else if a.codec_model == b.codec_model {
             "caches to be merged differ in their corpora only"
         } else {
             "they were quantised by what was learned from each of them: make one of them again with --codec-from the other \

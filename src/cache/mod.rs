@@ -29,6 +29,7 @@ pub mod plan;
 pub mod rate;
 mod reader;
 mod recode;
+pub mod remedy;
 mod repair;
 mod resume;
 pub mod rows;

@@ -12,6 +12,7 @@ use super::column::Column;
 use super::identity::Identity;
 use super::manifest::Manifest;
 use super::nbest::NbestText;
+use super::remedy::remedy;
 use super::rows::Rows;
 use crate::error::{Error, Result};
 use crate::models::HiddenLayer;
@@ -62,13 +63,13 @@ impl Cache {
         let mut by_name = HashMap::new();
         for (number, entry) in manifest.shards.iter().enumerate() {
             let path = dir.join(&entry.file);
-            let repair = "run the `tutornet cache` command that made it once more, it rewrites what is bad";
             if let Some(difference) = entry.size_difference(dir)? {
-                return Err(Error::format(&path, format!("{difference}; {repair}")));
+                return Err(Error::format(&path, format!("{difference}; {}", remedy(dir))));
             }
             let rows = Rows::open(&path, &identity, &manifest.identity, &codecs)?;
             if rows.keys().len() as u64 != entry.rows {
-                let detail = format!("expected {} rows, found {}; {repair}", entry.rows, rows.keys().len());
+                let found = rows.keys().len();
+                let detail = format!("expected {} rows, found {found}; {}", entry.rows, remedy(dir));
                 return Err(Error::format(&path, detail));
             }
             if let Some(expected) = &entry.rows_blake3 {
@@ -77,7 +78,8 @@ impl Cache {
             let shard = number_of(number, &path)?;
             for (row, key) in rows.keys().iter().enumerate() {
                 if by_name.insert(key.utterance.clone(), entries.len()).is_some() {
-                    return Err(Error::format(&path, format!("utterance {} twice; {repair}", key.utterance)));
+                    let detail = format!("utterance {} twice; {}", key.utterance, remedy(dir));
+                    return Err(Error::format(&path, detail));
                 }
                 entries.push(Entry {
                     utterance: key.utterance.clone(),

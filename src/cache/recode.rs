@@ -10,10 +10,11 @@ use super::codec::{CodecModel, CodecName};
 use super::column::{Column, payloads};
 use super::identity::IDENTITY;
 use super::learn::learn_from_cache;
-use super::manifest::ShardEntry;
-use super::resume::{self, Wanted};
-use super::schema::{Key, Row, write_shard};
-use super::settle::settle_codec;
+use super::manifest::{MANIFEST, Manifest};
+use super::remedy::{Command, Maker};
+use super::resume::{self, Place, Wanted};
+use super::schema::{Key, Row};
+use super::settle::{refuse_other, settle_codec};
 use crate::error::{Error, Result};
 use crate::files::{self, DirectoryLock};
 use crate::models::HiddenLayer;
@@ -50,6 +51,7 @@ pub struct Recoded {
 /// # Errors
 /// When `from` is not exact, `out` holds something else, or a payload is damaged; what is finished stays.
 pub fn recode(options: &RecodeOptions, stop: &Stop) -> Result<Recoded> {
+    files::require_apart(&options.out, &options.from, "the cache to recode")?;
     let cache = Cache::open(&options.from)?;
     if cache.identity().codec_name() != Ok(CodecName::F16) || options.codec == CodecName::F16 {
         return Err(Error::mismatch(
@@ -63,19 +65,30 @@ pub fn recode(options: &RecodeOptions, stop: &Stop) -> Result<Recoded> {
     identity.writer = crate::shard::WRITER;
     identity.codec = options.codec.to_string();
     let out = options.out.as_path();
+    refuse_other(&identity, out)?;
     files::create_dir(out)?;
     let _lock = DirectoryLock::acquire(out)?;
     files::sweep(out)?;
+    let begun = out.join(IDENTITY).exists() || out.join(MANIFEST).exists();
     let from = options.codec_from.as_deref();
     let codecs = settle_codec(&mut identity, out, from, &mut || learn_from_cache(options.codec, &cache))?;
+    // Of a cache that was there without it nobody knows who made it; and what was taken from another cache once stays that.
+    let earlier = Maker::read(out);
+    if !begun || earlier.is_some() {
+        let codec_from = from.is_some() || earlier.is_some_and(|maker| maker.codec_from);
+        let source = cache.manifest().identity.clone();
+        Maker { command: Command::Recode, cache: source, codec_from }.save(out)?;
+    }
     let codecs = Arc::new(codecs);
     let hash = files::blake3_file(&out.join(IDENTITY))?;
     let wanted = wanted(&cache);
     let mut finished = resume::survey(out, &identity, &hash, &codecs, &wanted)?;
     let pending: Vec<usize> = (0..finished.len()).filter(|&shard| finished[shard].is_none()).collect();
-    if !pending.is_empty() {
+    let expected = Manifest::load(out).map_or_else(|_| Vec::new(), |manifest| manifest.shards);
+    if !pending.is_empty() && expected.is_empty() {
         resume::reopen(out, &finished)?;
     }
+    let place = Place { dir: out, identity: &identity, cache: &hash, expected: &expected };
     let progress =
         Progress::new("recode", "utterances", pending.iter().map(|&s| wanted[s].keys.len() as u64).sum());
     for &shard in &pending {
@@ -93,11 +106,8 @@ pub fn recode(options: &RecodeOptions, stop: &Stop) -> Result<Recoded> {
             Ok(Row::new(key.clone(), payloads))
         };
         let rows: Vec<Row> = keys.par_iter().enumerate().map(row).collect::<Result<_>>()?;
-        let summary = write_shard(&out.join(file), &identity, &hash, &rows)?;
         let frames = keys.iter().map(|key| u64::from(key.frames)).sum();
-        let entry = ShardEntry::new(file, frames, summary);
-        resume::write_record(out, &entry)?;
-        finished[shard] = Some(entry);
+        finished[shard] = Some(place.write(file, frames, &rows)?);
     }
     progress.finish();
     let manifest = resume::seal(out, finished.into_iter().flatten().collect())?;

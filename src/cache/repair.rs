@@ -8,10 +8,13 @@ use super::build::{Options, Summary, build};
 use super::codec::CODEC_FILE;
 use super::identity::{IDENTITY, Identity};
 use super::manifest::{MANIFEST, Manifest, ShardEntry};
+use super::nbest::NbestIdentity;
+use super::remedy::{not_of_a_teacher, remedy};
 use super::verify::{examine, shards};
+use crate::decode::{BeamOptions, Decoder, SearchSettings};
 use crate::device::Precision;
 use crate::error::{Error, Result};
-use crate::files::DirectoryLock;
+use crate::files::{self, DirectoryLock};
 use crate::models::HiddenLayer;
 use crate::shard::Problem;
 use crate::signal::Stop;
@@ -32,12 +35,17 @@ pub struct Repaired {
 }
 
 /// Reads every byte of the cache in `options.out`, and writes again what is not as it was written; whole shards are not
-/// touched. Codec, layers, temperature and precision are those of the cache, whatever `options` says. `progress`
-/// is told bytes read and in all.
+/// touched. Codec, layers, temperature, precision and the search for N best texts are those of the cache, whatever
+/// `options` says; of that search, `lm` is the language model's file. `progress` is told bytes read and in all.
 ///
 /// # Errors
-/// When there is no cache, or what it is of cannot be told; and those of [`build`].
-pub fn repair(mut options: Options, stop: &Stop, progress: &mut dyn FnMut(u64, u64)) -> Result<Repaired> {
+/// When there is no cache, what it is of cannot be told, or another command than `cache` made it; and those of [`build`].
+pub fn repair(
+    mut options: Options,
+    lm: Option<&Path>,
+    stop: &Stop,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Repaired> {
     let out = options.out.clone();
     if !out.join(IDENTITY).exists() && !out.join(MANIFEST).exists() {
         let detail = format!("expected a cache to repair, found no {IDENTITY}; without --repair it is made");
@@ -51,13 +59,16 @@ pub fn repair(mut options: Options, stop: &Stop, progress: &mut dyn FnMut(u64, u
         return Ok(Repaired { problems, written, removed, other, summary: None });
     }
     problems.iter().for_each(|problem| tracing::warn!("{problem}"));
-    let identity = Identity::load(&out).map_err(|e| {
-        Error::invalid(format!(
-            "{e}; what the cache is of cannot be told: run the `tutornet cache` command that made it once more, with its \
-             options and without --repair"
-        ))
-    })?;
-    take_over(&mut options, &identity)?;
+    let identity = Identity::load(&out)
+        .map_err(|e| Error::invalid(format!("{e}; what the cache is of cannot be told: {}", remedy(&out))))?;
+    if let Some(remedy) = not_of_a_teacher(&out, &identity).filter(|_| !options.other_bytes) {
+        return Err(Error::invalid(format!(
+            "{}: {} problem(s), and not made with a teacher: {remedy}; nothing was changed",
+            out.display(),
+            problems.len()
+        )));
+    }
+    take_over(&mut options, &identity, lm)?;
     let before = stamps(&out)?;
     let summary = build(&options, stop)?;
     // The manifest makes room for the work, and is then written as it was: that is no repair of it.
@@ -84,7 +95,7 @@ pub fn repair(mut options: Options, stop: &Stop, progress: &mut dyn FnMut(u64, u
 }
 
 /// Makes `options` those of the cache.
-fn take_over(options: &mut Options, identity: &Identity) -> Result<()> {
+fn take_over(options: &mut Options, identity: &Identity, lm: Option<&Path>) -> Result<()> {
     options.codec = identity.codec_name().map_err(|detail| Error::format(&options.out, detail))?;
     options.temperature = identity.temperature;
     let precision =
@@ -93,13 +104,29 @@ fn take_over(options: &mut Options, identity: &Identity) -> Result<()> {
         Error::format(&options.out, format!("precision: expected f32 or f16, found {}", identity.precision))
     })?;
     options.layers = identity.layers.iter().map(|inner| HiddenLayer::Inner(inner.layer)).collect();
-    match (&identity.nbest, &options.nbest) {
-        (Some(nbest), None) => Err(Error::invalid(format!(
-            "{} has N best texts ({nbest}): give --nbest and the options of that search",
-            options.out.display()
-        ))),
-        _ => Ok(()),
+    if let (Some(nbest), None) = (&identity.nbest, &options.nbest) {
+        options.nbest = Some((search(nbest, lm, &options.out)?, nbest.count as usize));
     }
+    Ok(())
+}
+
+/// The search that a cache's texts were found with.
+fn search(nbest: &NbestIdentity, lm: Option<&Path>, out: &Path) -> Result<Decoder> {
+    let SearchSettings { beam, lm: wanted, lm_weight, word_bonus, lexicon } = nbest.search.clone();
+    let found = lm.map(files::blake3_file).transpose()?;
+    if found != wanted {
+        let of = |hash: &Option<String>| match hash {
+            Some(hash) => format!("the ARPA file of BLAKE3 {hash}"),
+            None => "none".to_owned(),
+        };
+        return Err(Error::mismatch(
+            format!("language model of the N best texts in {}", out.display()),
+            of(&wanted),
+            of(&found),
+            "give that with --lm, and no other; the rest of the search is in cache.toml",
+        ));
+    }
+    Decoder::beam(BeamOptions { beam, lm_weight, word_bonus, lexicon }, lm)
 }
 
 /// Every file that a cache consists of, and which one it is: what is written again is another file.

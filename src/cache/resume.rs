@@ -15,7 +15,7 @@ use super::column::Column;
 use super::identity::Identity;
 use super::manifest::{MANIFEST, Manifest, ShardEntry};
 use super::rows::Rows;
-use super::schema::{Key, Row, write_shard_unless};
+use super::schema::{Key, Row, write_shard, write_shard_unless};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::shard::ShardSummary;
@@ -30,6 +30,49 @@ pub struct Wanted {
     pub file: String,
     /// Its rows.
     pub keys: Vec<Key>,
+}
+
+/// Where shards are written, and what they are of.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// The cache directory.
+    pub dir: &'a Path,
+    /// What the cache is of.
+    pub identity: &'a Identity,
+    /// BLAKE3 of `cache.toml`.
+    pub cache: &'a str,
+    /// What the manifest, where there is one, says of shards: they are written as it says, or not at all, so that it stays
+    /// true all the while.
+    pub expected: &'a [ShardEntry],
+}
+
+impl Place<'_> {
+    /// Writes a shard of `frames` frames and says that it is finished.
+    ///
+    /// # Errors
+    /// When the disk is full, or the bytes are not those that the manifest names: what lies there then stays.
+    pub fn write(&self, file: &str, frames: u64, rows: &[Row]) -> Result<ShardEntry> {
+        let Self { dir, identity, cache, expected } = *self;
+        let path = dir.join(file);
+        let Some(expected) = expected.iter().find(|entry| entry.file == file) else {
+            let entry = ShardEntry::new(file, frames, write_shard(&path, identity, cache, rows)?);
+            write_record(dir, &entry)?;
+            return Ok(entry);
+        };
+        let differs = |summary: &ShardSummary| summary.blake3 != expected.blake3;
+        let summary = write_shard_unless(&path, identity, cache, rows, differs)?;
+        if differs(&summary) {
+            return Err(Error::mismatch(
+                format!("{}, made again", path.display()),
+                format!("BLAKE3 {} (from {MANIFEST})", expected.blake3),
+                summary.blake3,
+                "another device, machine or command (`cache`, `cache recode`) made the first; the file was left as it is. Make it again \
+                 where and as it was made, or put back a copy; `cache --repair --other-bytes` writes what the teacher gives now: it \
+                 is another cache then, and runs that were begun on it do not go on",
+            ));
+        }
+        Ok(expected.clone())
+    }
 }
 
 /// The entry of every wanted shard that is finished, `None` where there is work to do.

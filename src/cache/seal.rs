@@ -17,6 +17,7 @@ use crate::files;
 use crate::models::HiddenLayer;
 use crate::progress::Progress;
 use crate::signal::Stop;
+use crate::store;
 
 /// What sealing came to.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,6 +61,7 @@ pub struct Missing {
 /// # Errors
 /// When the directory is no cache or was not divided, a task is still at work, or the disk fails.
 pub fn seal(dir: &Path, stop: &Stop) -> Result<Sealing> {
+    store::require_local(dir)?;
     let identity = Identity::load(dir)?;
     let _lock = claim::alone(dir, PATIENCE, stop)?;
     if dir.join(MANIFEST).exists() {

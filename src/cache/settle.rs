@@ -17,6 +17,7 @@ use super::tasks::claim::Claims;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::signal::Stop;
+use crate::store;
 
 /// What [`Source::settle`] leaves for the run.
 pub(super) struct Settled {
@@ -147,7 +148,8 @@ pub(super) fn settle_codec(
             format!("codec learned again for {}", out.display()),
             expected,
             hash,
-            "another machine or device learned the first, or it was taken from another cache: then give that with --codec-from, else start again into another --out",
+            "another machine or device learned the first, or `tutornet cache recode`, which then learns the same again, or it was taken \
+             from another cache: then give that with --codec-from; else start again into another --out",
         ));
     }
     identity.codec_model = Some(hash);
@@ -177,13 +179,42 @@ fn borrow(identity: &mut Identity, other: &Path) -> Result<Vec<u8>> {
     files::read(&other.join(CODEC_FILE))
 }
 
+/// Refuses a directory that is of something else before anything is written to it, be it a lock. What the codec learns need
+/// not be known yet, so [`settle_codec`] looks again, under the lock.
+///
+/// # Errors
+/// When the directory holds something else, or lies in a bucket.
+pub(super) fn refuse_other(identity: &Identity, out: &Path) -> Result<()> {
+    store::require_local(out)?;
+    let mut identity = identity.clone();
+    let learned = identity.codec_name().is_ok_and(CodecName::is_learned);
+    if let Ok(found) = Identity::load(out) {
+        if learned {
+            identity.codec_model.clone_from(&found.codec_model);
+        }
+        identity.require(&found, out)?;
+    }
+    if !learned {
+        return require_own(&identity, out);
+    }
+    // Shards without a cache.toml may be those of a codec that is learned again.
+    let there = store::names(out).unwrap_or_default();
+    let shards = there.iter().map(String::as_str).filter(|name| name.ends_with(".parquet"));
+    let own: Vec<&str> = [IDENTITY, MANIFEST].into_iter().chain(shards).collect();
+    files::require_own(out, &own, "cache")
+}
+
+/// Refuses a directory that is no cache, unless its shards are of this one.
+fn require_own(identity: &Identity, out: &Path) -> Result<()> {
+    match files::require_own(out, &[IDENTITY, MANIFEST], "cache") {
+        Err(foreign) if begins_as(identity, out)? != Some(true) => Err(foreign),
+        _ => Ok(()),
+    }
+}
+
 /// Makes `out` a cache of `identity`: writes `cache.toml`, or compares the one that is there.
 fn settle(identity: &Identity, out: &Path) -> Result<()> {
-    if let Err(foreign) = files::require_own(out, &[IDENTITY, MANIFEST], "cache")
-        && begins_as(identity, out)? != Some(true)
-    {
-        return Err(foreign);
-    }
+    require_own(identity, out)?;
     if !out.join(IDENTITY).exists() && !out.join(MANIFEST).exists() && identity.save_new(out)? {
         return Ok(());
     }

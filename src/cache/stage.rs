@@ -21,9 +21,9 @@ use super::forward::{Forward, Input, Outcome, run_in_parts};
 use super::identity::Identity;
 use super::manifest::ShardEntry;
 use super::nbest::NbestSearch;
-use super::resume::{Wanted, finished_since, write_record};
+use super::resume::{Place, Wanted, finished_since};
 use super::sample::Sampled;
-use super::schema::{Key, Row, write_shard};
+use super::schema::{Key, Row};
 use super::tasks::claim::Claims;
 use super::together::interrupted;
 use crate::corpus::Corpus;
@@ -49,6 +49,8 @@ pub struct Job<'a> {
     pub wanted: &'a [Wanted],
     /// Indexes of those to write.
     pub pending: &'a [usize],
+    /// What the manifest says of some of them: they are written as it says, or not at all.
+    pub expected: &'a [ShardEntry],
     /// Padded feature frames of a batch.
     pub budget: usize,
     /// Threads that encode.
@@ -325,13 +327,10 @@ fn write(job: &Job, rows: Receiver<(usize, usize, Row)>) -> Result<Vec<(usize, S
         let frames = rows.iter().map(|r| u64::from(r.key.frames)).sum();
         // Whoever took over a claim of this process has written the same; where machines compute differently, the first counts.
         let finished = job.claims.and_then(|_| finished_since(job.dir, &wanted.file));
-        let entry = if let Some(entry) = finished {
-            entry
-        } else {
-            let summary = write_shard(&job.dir.join(&wanted.file), job.identity, job.cache, &rows)?;
-            let entry = ShardEntry::new(&wanted.file, frames, summary);
-            write_record(job.dir, &entry)?;
-            entry
+        let place = Place { dir: job.dir, identity: job.identity, cache: job.cache, expected: job.expected };
+        let entry = match finished {
+            Some(entry) => entry,
+            None => place.write(&wanted.file, frames, &rows)?,
         };
         if let Some(claims) = job.claims {
             claims.release(&wanted.file);

@@ -1,6 +1,6 @@
 //! `tutornet cache`: a teacher runs once over a corpus.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::search::SearchArgs;
 use super::{Context, life};
@@ -81,15 +81,20 @@ pub struct Args {
     #[arg(long, value_name = "I", requires = "of", conflicts_with = "slurm")]
     shard: Option<u32>,
     /// How many tasks there are: the same for all, as long as the cache is not sealed
-    #[arg(long, value_name = "N", requires = "shard", conflicts_with = "slurm")]
+    #[arg(long, value_name = "N", requires = "shard", conflicts_with = "slurm", value_parser = clap::value_parser!(u32).range(1..))]
     of: Option<u32>,
     /// Be the task that Slurm says: SLURM_ARRAY_TASK_ID of an array 0-N or 1-N; a smaller array repeats some tasks
     #[arg(long)]
     slurm: bool,
     /// Read every byte of the cache in --out, write again what is not as it was written, and leave the rest alone; codec,
-    /// layers, temperature and precision are the cache's own
+    /// layers, temperature, precision and the search for N best texts are the cache's own (of a search with a language model,
+    /// give --lm). A cache that `recode` or `merge` made is mended by that
     #[arg(long, conflicts_with_all = ["codec", "layers", "temperature", "precision", "bare", "shard", "slurm"])]
     repair: bool,
+    /// Let --repair write shards that come out with other bytes than manifest.toml names, as on another device or machine: it
+    /// is another cache then, and runs that were begun on it do not go on
+    #[arg(long, requires = "repair")]
+    other_bytes: bool,
     /// Run the forward passes alone and keep nothing: what `cache` cannot be faster than
     #[arg(long, hide = true)]
     bare: bool,
@@ -134,7 +139,7 @@ struct LsArgs {
     /// Where to look
     #[arg(value_name = "DIR", default_value = ".")]
     roots: Vec<PathBuf>,
-    /// Only those of this teacher: its name, first digits of its hash, or its model directory
+    /// Only those of this teacher: how its name or its hash begins, or its model directory
     #[arg(long, value_name = "TEACHER")]
     teacher: Option<String>,
     /// Only those of this corpus: first digits of its identity, or its directory; merged caches among them
@@ -156,7 +161,7 @@ struct RecodeArgs {
     /// u8, klt:E (learned, relative error E) or pq:N (learned, N bytes a frame)
     #[arg(long, value_name = "CODEC")]
     codec: CodecName,
-    /// Take the learned codec of this cache instead of learning one
+    /// Take the learned codec of this cache instead of learning one; with a learned --codec
     #[arg(long, value_name = "CACHE")]
     codec_from: Option<PathBuf>,
     /// The cache directory to make or to complete
@@ -171,15 +176,38 @@ fn ls(args: &LsArgs) -> anyhow::Result<()> {
         all.extend(cache::list(root, &wish)?);
     }
     let rows = serde_json::to_value(&all)?;
-    match (args.json, rows.as_array()) {
-        (false, Some(rows)) if rows.is_empty() => tracing::info!("no caches there"),
-        (false, Some(rows)) => super::print(&super::inspect::table(rows).join("\n"))?,
-        _ => super::print(&rows.to_string())?,
+    if args.json {
+        return super::print(&rows.to_string());
     }
-    Ok(())
+    if all.is_empty() {
+        let mut there = 0;
+        for root in &args.roots {
+            there += cache::list(root, &cache::Wish::default())?.len();
+        }
+        match there {
+            0 => tracing::info!("no caches there"),
+            there => tracing::info!(
+                "none match; there are {there}, which `cache ls` without --teacher and --corpus lists"
+            ),
+        }
+        return Ok(());
+    }
+    let mut rows = rows.as_array().cloned().unwrap_or_default();
+    for row in rows.iter_mut().filter_map(serde_json::Value::as_object_mut) {
+        let of = row.remove("of").filter(|of| !of.is_null()).map_or("?".to_owned(), |of| of.to_string());
+        let shards = row.get("shards").map(ToString::to_string).unwrap_or_default();
+        if shards != of {
+            row.insert("shards".to_owned(), format!("{shards} of {of}").into());
+        }
+    }
+    super::print(&super::inspect::table(&rows).join("\n"))
 }
 
 fn recode(args: RecodeArgs, context: &Context) -> anyhow::Result<()> {
+    if args.codec_from.is_some() && !args.codec.is_learned() {
+        let detail = "--codec-from goes with a learned --codec (klt:E or pq:N)".to_owned();
+        return Err(super::usage_error(&["cache", "recode"], detail));
+    }
     let options =
         RecodeOptions { from: args.from, out: args.out, codec: args.codec, codec_from: args.codec_from };
     let Recoded { before, after, shards } = cache::recode(&options, &context.stop)?;
@@ -259,6 +287,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let nbest = match (args.nbest, args.search.given()) {
         (Some(count), _) => Some((args.search.open(true)?, count)),
         (None, false) => None,
+        (None, true) if args.repair => None,
         (None, true) => {
             let detail = "the options of the beam search go with --nbest: `cache` searches for nothing else";
             return Err(super::usage_error(&["cache"], detail.to_owned()));
@@ -287,10 +316,13 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         codec_from: args.codec_from,
         layers: args.layers,
         nbest,
+        other_bytes: args.other_bytes,
         task,
     };
     if args.repair {
-        return repair(options, args.json, context);
+        let lm = if options.nbest.is_some() { Ok(None) } else { args.search.lm_alone() };
+        let lm = lm.map_err(|detail| super::usage_error(&["cache"], detail))?;
+        return repair(options, lm, args.json, context);
     }
     let summary = if args.bare {
         cache::bare(&options, &context.stop)?
@@ -310,9 +342,11 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         }
     } else if task.is_some() {
         let (all, written) = shards;
-        tracing::info!(
-            "{out}: this task's {all} shards are there, {written} of them written now; `tutornet cache seal` completes the cache"
-        );
+        let next = match cache::Manifest::load(&options.out) {
+            Ok(_) => "the cache is complete already",
+            Err(_) => "`tutornet cache seal` completes the cache",
+        };
+        tracing::info!("{out}: this task's {all} shards are there, {written} of them written now; {next}");
     }
     if summary.audio > 0.0 {
         tracing::info!("{}", speed(&summary));
@@ -323,10 +357,11 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn repair(options: Options, as_json: bool, context: &Context) -> anyhow::Result<()> {
+fn repair(options: Options, lm: Option<&Path>, as_json: bool, context: &Context) -> anyhow::Result<()> {
     let out = options.out.display().to_string();
-    let done =
-        super::verify::with_progress("verify", |progress| cache::repair(options, &context.stop, progress))?;
+    let done = super::verify::with_progress("verify", |progress| {
+        cache::repair(options, lm, &context.stop, progress)
+    })?;
     let Repaired { problems, written, removed, other, summary } = &done;
     match summary {
         None => tracing::info!("{out}: nothing to repair, every byte is as it was written"),
@@ -338,7 +373,7 @@ fn repair(options: Options, as_json: bool, context: &Context) -> anyhow::Result<
     }
     for file in other {
         tracing::warn!(
-            "{out}/{file}: other bytes than before; another device or machine, or `cache recode`, made the first ones"
+            "{out}/{file}: other bytes than before, as --other-bytes allows: another device or machine made the first ones"
         );
     }
     if as_json {

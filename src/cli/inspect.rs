@@ -14,7 +14,7 @@ use crate::{cache, corpus, models, store};
 /// Arguments of `tutornet inspect`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A corpus, model, cache or run directory (corpora and caches also as s3://BUCKET/PREFIX), a model.toml, or the name of a preset (such as jasper-dr)
+    /// A corpus, model, cache, export or run directory (corpora and caches also as s3://BUCKET/PREFIX), a model.toml, or the name of a preset (such as jasper-dr)
     what: PathBuf,
     /// Print one JSON object
     #[arg(long)]
@@ -74,6 +74,7 @@ fn describe(what: &Path) -> anyhow::Result<Value> {
         Kind::Cache => serde_json::to_value(cache::describe(what)?)?,
         Kind::Model => model(&what.to_string_lossy())?,
         Kind::Run => run_directory(what)?,
+        Kind::Export => cache::export::describe(what)?,
     })
 }
 

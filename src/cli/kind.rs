@@ -16,6 +16,8 @@ pub enum Kind {
     Cache,
     /// Made by `train`.
     Run,
+    /// Made by `cache export`.
+    Export,
 }
 
 /// The resolved pipeline of a run directory.
@@ -38,6 +40,8 @@ impl Kind {
             Ok(Self::Model)
         } else if has(PIPELINE)? {
             Ok(Self::Run)
+        } else if has(cache::export::EXPORT)? {
+            Ok(Self::Export)
         } else {
             let detail = if store::is_remote(dir) {
                 format!(
@@ -48,11 +52,12 @@ impl Kind {
                 )
             } else if dir.exists() {
                 format!(
-                    "expected a corpus (with {}), a model ({}), a cache ({}) or a run ({PIPELINE}), found none \
+                    "expected a corpus (with {}), a model ({}), a cache ({}), a run ({PIPELINE}) or an export ({}), found none \
                      of these files: not complete, or another directory",
                     corpus::MANIFEST,
                     models::MODEL_FILE,
-                    cache::identity::IDENTITY
+                    cache::identity::IDENTITY,
+                    cache::export::EXPORT
                 )
             } else {
                 "there is no such directory".to_owned()

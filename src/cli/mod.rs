@@ -75,9 +75,9 @@ enum Command {
     Lm(lm::Args),
     /// Put runs side by side: a table and plots
     Report(report::Args),
-    /// Check that every byte of a corpus, model, cache or run is as it was written
+    /// Check that every byte of a corpus, model, cache or run is as it was written, and that an export is complete
     Verify(verify::Args),
-    /// Say what a corpus, model, cache, run or preset is
+    /// Say what a corpus, model, cache, export, run or preset is
     Inspect(inspect::Args),
     /// Say what a cache will cost before it is made: bytes, hours, and whether it pays
     Plan(plan::Args),

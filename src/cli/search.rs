@@ -1,6 +1,6 @@
 //! Arguments of a beam search, the same wherever one can be run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::Result;
 use crate::decode::{BeamOptions, Decoder};
@@ -15,9 +15,9 @@ pub struct SearchArgs {
     /// Weigh words by this n-gram model, an ARPA file (`tutornet lm build` makes one)
     #[arg(long, value_name = "FILE")]
     lm: Option<PathBuf>,
-    /// Factor of the model's log10 probabilities; OpenSeq2Seq's scale, 0.43 times that of ln
-    #[arg(long, default_value_t = 2.0, value_name = "A", requires = "lm", allow_negative_numbers = true)]
-    lm_weight: f64,
+    /// Factor of the model's log10 probabilities; OpenSeq2Seq's scale, 0.43 times that of ln [default: 2]
+    #[arg(long, value_name = "A", requires = "lm", allow_negative_numbers = true)]
+    lm_weight: Option<f64>,
     /// Added to the score for every word [default: 1.5 with --lm, else 0]
     #[arg(long, value_name = "B", allow_negative_numbers = true)]
     word_bonus: Option<f64>,
@@ -32,6 +32,20 @@ impl SearchArgs {
         self.beam.is_some() || self.lm.is_some() || self.word_bonus.is_some()
     }
 
+    /// The language model, where nothing else was given.
+    ///
+    /// # Errors
+    /// With a word on what else was.
+    pub fn lm_alone(&self) -> Result<Option<&Path>, String> {
+        if self.beam.is_some() || self.word_bonus.is_some() || self.lm_weight.is_some() || self.lexicon {
+            return Err(
+                "--repair takes the search from cache.toml: give --lm alone, or --nbest with all options"
+                    .to_owned(),
+            );
+        }
+        Ok(self.lm.as_deref())
+    }
+
     /// The search that was asked for, a search in any case when it is `needed`, otherwise greedy decoding without any argument.
     ///
     /// # Errors
@@ -43,7 +57,7 @@ impl SearchArgs {
         let defaults = BeamOptions::default();
         let options = BeamOptions {
             beam: self.beam.unwrap_or(defaults.beam),
-            lm_weight: self.lm_weight,
+            lm_weight: self.lm_weight.unwrap_or(defaults.lm_weight),
             word_bonus: self.word_bonus.unwrap_or(if self.lm.is_some() { defaults.word_bonus } else { 0.0 }),
             lexicon: self.lexicon,
         };

@@ -14,13 +14,13 @@ const EXIT: &str = "\
 Exit code: 0 when every byte is as it was written, 1 when one is not or could not be read, 2 for wrong usage.
 
 JSON: an object with `path`, `kind`, `ok`, `problems` (each with `path`, `detail` and, where they are known, `utterance` and
-`column`) and, for a corpus or a cache, `files` (each with `file`, `bytes` and `state`: ok, damaged, missing or surplus).";
+`column`), `notes` (what cannot be checked: a model.toml without a seal, the contents of an export) and, for a corpus or a cache, `files` (each with `file`, `bytes` and `state`: ok, damaged, missing or surplus).";
 
 /// Arguments of `tutornet verify`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT)]
 pub struct Args {
-    /// A corpus, model, cache or run directory; corpora and caches also as s3://BUCKET/PREFIX
+    /// A corpus, model, cache, export or run directory; corpora and caches also as s3://BUCKET/PREFIX
     path: PathBuf,
     /// Print one JSON object: the state of every file, and every problem
     #[arg(long)]
@@ -33,13 +33,14 @@ pub struct Args {
 /// When anything is not as it was written; every problem is printed first.
 pub fn run(args: Args, _context: &Context) -> anyhow::Result<()> {
     let kind = Kind::of(&args.path)?;
-    let (files, problems) = examine(kind, &args.path)?;
+    let Found { files, problems, notes } = examine(kind, &args.path)?;
     if args.json {
         let mut report = serde_json::json!({
             "path": args.path,
             "kind": format!("{kind:?}").to_lowercase(),
             "ok": problems.is_empty(),
             "problems": problems,
+            "notes": notes,
         });
         if let Some(files) = files {
             report["files"] = serde_json::to_value(files)?;
@@ -47,50 +48,77 @@ pub fn run(args: Args, _context: &Context) -> anyhow::Result<()> {
         super::print(&report.to_string())?;
     } else {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        let text = if lines.is_empty() { format!("{}: ok", args.path.display()) } else { lines.join("\n") };
+        let notes: String = notes.iter().map(|note| format!(" ({note})")).collect();
+        let text =
+            if lines.is_empty() { format!("{}: ok{notes}", args.path.display()) } else { lines.join("\n") };
         super::print(&text)?;
     }
     if problems.is_empty() {
         return Ok(());
     }
     let repair = match kind {
-        Kind::Cache => {
-            "`tutornet cache --repair --model MODEL --corpus CORPUS --out` it: that rewrites what is bad"
+        Kind::Cache => cache::remedy::remedy(&args.path),
+        Kind::Corpus => {
+            "the `tutornet prep` command that made it writes what is bad again, and nothing else".to_owned()
         }
-        Kind::Corpus => "the `tutornet prep` command that made it writes what is bad again, and nothing else",
-        Kind::Model => "import, train or copy the model again",
-        Kind::Run => "what is whole is still of use: see each line",
+        Kind::Model => "import, train or copy the model again".to_owned(),
+        Kind::Export => {
+            "remove what the bad lines name, or for a changed export.toml all of it, and export again"
+                .to_owned()
+        }
+        Kind::Run => "what is whole is still of use: see each line".to_owned(),
     };
     anyhow::bail!("{}: {} problem(s); {repair}", args.path.display(), problems.len())
 }
 
-/// Every file, where the kind has many, and every problem.
-fn examine(kind: Kind, path: &Path) -> Result<(Option<Vec<FileReport>>, Vec<Problem>)> {
+/// What was found.
+#[derive(Default)]
+struct Found {
+    /// Every file, where the kind has many.
+    files: Option<Vec<FileReport>>,
+    problems: Vec<Problem>,
+    /// What could not be checked, and is no problem.
+    notes: Vec<String>,
+}
+
+fn examine(kind: Kind, path: &Path) -> Result<Found> {
     let with_files = |files: Vec<FileReport>| {
         let problems = files.iter().flat_map(|file| file.problems.clone()).collect();
-        (Some(files), problems)
+        Found { files: Some(files), problems, ..Found::default() }
     };
     match kind {
         Kind::Corpus => with_progress("verify", |progress| corpus::examine(path, progress)).map(with_files),
         Kind::Cache => with_progress("verify", |progress| cache::examine(path, progress)).map(with_files),
-        Kind::Model => Ok((None, model(path)?)),
+        Kind::Model => {
+            let sealed = files::is_sealed(&path.join(models::MODEL_FILE))?;
+            let note = "model.toml is not sealed, as one written by hand may be: its text cannot be checked, the weights were";
+            let notes = if sealed { Vec::new() } else { vec![note.to_owned()] };
+            Ok(Found { problems: model(path, sealed)?, notes, ..Found::default() })
+        }
+        Kind::Export => {
+            let notes = vec!["every file is there; an export has no hashes of what they hold".to_owned()];
+            Ok(Found { problems: cache::export::verify(path), notes, ..Found::default() })
+        }
         Kind::Run => {
             let student = path.join(STUDENT);
             let mut problems = directory::verify(path)?;
             if student.exists() {
-                problems.extend(model(&student)?);
+                problems.extend(model(&student, true)?);
             } else {
                 let detail = "missing: the run has not ended; `tutornet train --resume` ends it";
                 problems.push(Problem::file(student, detail));
             }
-            Ok((None, problems))
+            Ok(Found { problems, ..Found::default() })
         }
     }
 }
 
-/// A model's weights against the BLAKE3 in its description, and the tensors against its architecture.
-fn model(dir: &Path) -> Result<Vec<Problem>> {
-    let loaded = files::read_sealed(&dir.join(models::MODEL_FILE))
+/// A model's weights against the BLAKE3 in its description, and the tensors against its architecture; the description
+/// against its seal where it is to be `sealed`.
+fn model(dir: &Path, sealed: bool) -> Result<Vec<Problem>> {
+    let text = dir.join(models::MODEL_FILE);
+    let read = if sealed { files::read_sealed(&text) } else { files::read_maybe_sealed(&text) };
+    let loaded = read
         .and_then(|_| models::identity(dir))
         .and_then(|_| models::Model::load(dir, &burn::tensor::Device::flex()));
     Ok(match loaded {

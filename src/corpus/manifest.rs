@@ -86,6 +86,8 @@ impl Manifest {
         if !store::exists(&path)? {
             let detail = if store::is_remote(dir) {
                 "there is no corpus.toml: the upload is not complete (corpus.toml goes last), or it is another place"
+            } else if files::kind_of(dir) == Some("a model") {
+                "is a model and no corpus: are --model and --corpus swapped?"
             } else if dir.join(super::plan::PROGRESS).is_dir() {
                 "is not complete: run the same `tutornet prep` again, it goes on where it stopped"
             } else if dir.is_dir() {

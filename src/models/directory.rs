@@ -191,9 +191,19 @@ impl Model {
 /// There is no model; a run has one inside.
 fn absent(path: &Path) -> Error {
     let student = path.join("student");
-    let detail = match student.join(MODEL_FILE).is_file() {
-        true => format!("not a model directory but a run; its model is {}", student.display()),
-        false => format!("not a model directory: there is no {MODEL_FILE} in it"),
+    let detail = if student.join(MODEL_FILE).is_file() {
+        format!("not a model directory but a run; its model is {}", student.display())
+    } else if let Some(kind) = files::kind_of(path) {
+        let swapped = if kind == "a corpus" { ": are --model and --corpus swapped?" } else { "" };
+        format!("expected a model directory, found {kind}{swapped}")
+    } else if path.exists() {
+        format!("not a model directory: there is no {MODEL_FILE} in it")
+    } else if path.to_str().is_some_and(|name| super::presets::NAMES.contains(&name)) {
+        "expected a model directory, found the name of a preset, which has no weights: `tutornet import` and `tutornet train` make \
+         models"
+            .to_owned()
+    } else {
+        "expected a model directory, found nothing: there is no such directory".to_owned()
     };
     Error::format(path, detail)
 }

@@ -26,6 +26,7 @@ use crate::models::parameters::HostTensor;
 use crate::progress::{self, Progress};
 use crate::random::Random;
 use crate::signal::Stop;
+use crate::store;
 
 /// What came out of a run.
 #[derive(Debug)]
@@ -59,6 +60,7 @@ pub struct Options {
 /// Whatever does not fit, before any work; later a damaged shard, a full disk, a loss that stays
 /// non-finite, or a signal. The newest checkpoint is whole in every case.
 pub fn run(pipeline: &Pipeline, options: &Options, stop: &Stop) -> Result<Outcome> {
+    store::require_local(&options.out)?;
     // The pool may exist already when a program runs several pipelines; the first one sized it.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(pipeline.threads).build_global();
     let device = options.device.open()?.autodiff();

@@ -57,7 +57,8 @@ impl TeacherSet {
                     format!("teacher of {}", cache.dir().display()),
                     format!("{}, as in {}", named(ours), first.dir().display()),
                     named(theirs),
-                    "a stage takes caches of ONE teacher over several corpora; give each teacher its own stage",
+                    "a stage takes caches of ONE teacher over several corpora; give each teacher its own stage, or average their softmax outputs \
+                     with `fuse = [{ teacher = [..], weight = 0.5 }, ..]`",
                 ));
             }
             for (entry, row) in cache.entries().iter().enumerate() {
@@ -191,7 +192,10 @@ impl TeacherSet {
             format!("cache {}", cache.dir().display()),
             "the teacher's N best texts",
             "a cache without them",
-            "make another with `tutornet cache --nbest 5` (and --lm) for sequence-level distillation",
+            format!(
+                "`tutornet cache add {} --nbest 5` (and --lm) adds them, without the teacher",
+                cache.dir().display()
+            ),
         ))
     }
 

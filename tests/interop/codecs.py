@@ -39,6 +39,7 @@ with tempfile.TemporaryDirectory() as scratch:
             exact = open_cache(scratch / "f16", layer)
             pairs = list(itertools.islice(zip(open_cache(out, layer), exact), 6))
             assert all(found[0] == true[0] and found[1].shape == true[1].shape for found, true in pairs)
+            assert all(found[1].dtype == np.float32 for found, _ in pairs), codec
             error = relative(*(np.concatenate([pair[side][1] for pair in pairs]) for side in (0, 1)))
             assert low <= error <= high, (codec, layer, error)
             print(f"{codec}, layer {layer}: {len(pairs)} utterances, relative error {error:.4f}")

@@ -229,6 +229,7 @@ def main(scratch):
         "--device", "cpu", "--codec", "klt:0.1")
     size = parquet_bytes(disk)
     assert size > 2e6 * MEGABYTES, size
+    run("-q", "cache", "--model", scratch / "teacher/student", "--corpus", disk / "corpus", "--out", disk / "exact", "--device", "cpu")
     damaged = disk / "damaged"
     shutil.copytree(disk / "cache", damaged)
     flip(sorted(damaged.glob("*.parquet"))[0], 2000)
@@ -269,6 +270,14 @@ def main(scratch):
     for place in ("corpus", "cache"):
         assert "ok" in run("verify", f"{remote}/{place}", env=roomy)[0]
         assert run("inspect", f"{remote}/{place}", env=roomy)[0] == run("inspect", disk / place)[0]
+    for number, place in enumerate((disk, remote)):
+        exact, out = f"{place}/exact", scratch / f"made-{number}"
+        run("-q", "cache", "recode", exact, "--codec", "u8", "--out", out / "recoded", env=roomy)
+        run("-q", "cache", "export", exact, "--format", "npy", "--out", out / "export", env=roomy)
+    made = [{path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+            for out in (scratch / "made-0", scratch / "made-1")]
+    assert made[0] == made[1] and len(made[0]) > 50
+    print("recoded and exported from the bucket: the same bytes as from the disk")
     blocks = [path for path in (scratch / "roomy/blocks").rglob("*-*") if path.is_file()]
     for path in blocks:
         flip(path, path.stat().st_size // 2)

@@ -127,6 +127,20 @@ with tempfile.TemporaryDirectory() as scratch:
     scratch = Path(scratch)
     made, other = corpus(scratch / "corpus"), corpus(scratch / "other", "test-clean")
     forward, weights = (of_torch if "--torch" in sys.argv else of_numpy)(made)
+
+    def refused(words, *arguments):
+        try:
+            write_cache(made, scratch / "refused", *arguments)
+        except (AssertionError, ValueError) as error:
+            assert words in str(error), error
+        else:
+            raise SystemExit(f"write_cache takes what is wrong: {words}")
+
+    refused("64 hexadecimal digits", forward, "theirs", "ab", WIDTH)
+    refused("expected hidden and logits of shapes", lambda features: (forward(features)[0], forward(features)[1][1:]), "theirs", weights, WIDTH)
+    write_cache(made, scratch / "refused", forward, "theirs", weights, WIDTH)
+    run("-q", "verify", scratch / "refused")
+    refused("is a complete cache", forward, "theirs", weights, WIDTH)
     caches = []
     for number, speech in enumerate((made, other)):
         caches.append(scratch / f"cache-{number}")

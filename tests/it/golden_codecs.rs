@@ -181,11 +181,11 @@ fn todays_affine_writer_writes_the_golden_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("u8");
     write("u8", &out);
-    assert!(
-        crate::harness::contents(&out) == crate::harness::contents(&golden("u8")),
-        "other bytes; see the head of {}",
-        file!()
-    );
+    let mut written = crate::harness::contents(&out);
+    // The golden caches are older than the file that says how they were made.
+    let maker = String::from_utf8(written.remove(Path::new("maker.toml")).unwrap()).unwrap();
+    assert!(maker.starts_with("command = \"recode\"\ncache = \""), "{maker}");
+    assert!(written == crate::harness::contents(&golden("u8")), "other bytes; see the head of {}", file!());
 }
 
 #[test]

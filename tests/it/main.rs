@@ -1,5 +1,6 @@
 //! Everything through the binary: one test program, one file per part.
 
+mod answers;
 mod cache;
 mod codecs;
 mod corpus;
@@ -27,6 +28,7 @@ mod parity;
 mod pipelines;
 mod recipe;
 mod recovery;
+mod remedies;
 mod report;
 mod score;
 mod speed;

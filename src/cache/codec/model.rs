@@ -69,7 +69,7 @@ impl CodecModel {
                 format!("BLAKE3 of {}", path.display()),
                 expected,
                 found,
-                "the file was changed; run the `tutornet cache` command that made it once more, it learns the same again",
+                "the file was changed; the command that made the cache, run once more, learns the same again",
             ));
         }
         let model = Self::load(&path, &layers)?;

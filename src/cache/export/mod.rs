@@ -5,9 +5,11 @@
 
 mod arrow;
 mod files_of;
+mod look;
 mod values;
 
-use std::fmt;
+pub use look::{describe, verify};
+
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -124,10 +126,9 @@ struct ExportIdentity {
     names: String,
 }
 
-impl fmt::Display for ExportIdentity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = toml::to_string(self).map_err(|_| fmt::Error)?;
-        f.write_str(&text.trim().replace('\n', ", "))
+impl ExportIdentity {
+    fn read(path: &Path) -> Result<Self> {
+        toml::from_str(&files::read_sealed(path)?).map_err(|e| Error::format(path, e.message().to_owned()))
     }
 }
 
@@ -162,6 +163,8 @@ pub fn export(options: &ExportOptions, stop: &Stop) -> Result<Exported> {
     };
     let out = options.out.as_path();
     files::require_own(out, &[EXPORT], "export")?;
+    // Before anything is written there, and under the lock once more.
+    begun(&identity, out)?;
     files::create_dir(out)?;
     let _lock = DirectoryLock::acquire(out)?;
     files::sweep(out)?;
@@ -208,22 +211,40 @@ pub fn export(options: &ExportOptions, stop: &Stop) -> Result<Exported> {
 
 /// Makes `out` an export of `identity`, or refuses it as another.
 fn settle(identity: &ExportIdentity, out: &Path) -> Result<()> {
-    let path = out.join(EXPORT);
-    if !path.exists() {
-        let text = toml::to_string(identity).map_err(|e| Error::format(&path, e.to_string()))?;
-        return files::write_sealed(&path, &text);
-    }
-    let found: ExportIdentity = toml::from_str(&files::read_sealed(&path)?)
-        .map_err(|e| Error::format(&path, e.message().to_owned()))?;
-    if found == *identity {
+    if begun(identity, out)? {
         return Ok(());
     }
-    let what = format!("{} is another export", out.display());
+    let path = out.join(EXPORT);
+    let text = toml::to_string(identity).map_err(|e| Error::format(&path, e.to_string()))?;
+    files::write_sealed(&path, &text)
+}
+
+/// Whether `out` is an export of `identity` already.
+///
+/// # Errors
+/// When it is another one; what differs is named.
+fn begun(identity: &ExportIdentity, out: &Path) -> Result<bool> {
+    let path = out.join(EXPORT);
+    if !path.exists() {
+        return Ok(false);
+    }
+    let found = ExportIdentity::read(&path)?;
+    if found == *identity {
+        return Ok(true);
+    }
+    let lines = |identity: &ExportIdentity| {
+        let text = toml::to_string(identity).map_err(|e| Error::format(&path, e.to_string()));
+        text.map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>())
+    };
+    let (here, there) = (lines(identity)?, lines(&found)?);
+    let only = |a: &[String], b: &[String]| -> String {
+        a.iter().filter(|line| !b.contains(line)).map(String::as_str).collect::<Vec<_>>().join(", ")
+    };
     Err(Error::mismatch(
-        what,
-        identity.to_string(),
-        found.to_string(),
-        "give another --out, or remove that directory",
+        format!("{} is another export", out.display()),
+        only(&here, &there),
+        only(&there, &here),
+        "give another --out",
     ))
 }
 

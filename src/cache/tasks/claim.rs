@@ -36,6 +36,9 @@ pub struct Patience {
 /// What is waited for.
 pub const PATIENCE: Patience = Patience { beat: Duration::from_secs(5), stale: Duration::from_secs(90) };
 
+/// How long the lock of a process may outlast it: until the system has taken its memory and files apart.
+const PARTING: Duration = Duration::from_secs(2);
+
 /// What is known of a claim's holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Life {
@@ -230,11 +233,17 @@ pub fn alone(dir: &Path, patience: Patience, stop: &Stop) -> Result<DirectoryLoc
             dir.display()
         ))
     };
-    let locked = DirectoryLock::acquire(dir);
+    let mut locked = DirectoryLock::acquire(dir);
     if locked.is_err() || !all(dir)?.is_empty() {
         let claims = Claims::new(dir, patience);
         if let Some(who) = claims.other(stop)? {
             return Err(at_work(&who));
+        }
+        // The lock of a process that was just killed may outlast the process by a moment.
+        let until = Instant::now() + PARTING;
+        while matches!(locked, Err(Error::Invalid(_))) && Instant::now() < until && !stop.requested() {
+            std::thread::sleep(PARTING / 40);
+            locked = DirectoryLock::acquire(dir);
         }
     }
     let locked = locked?;

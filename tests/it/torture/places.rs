@@ -153,8 +153,11 @@ fn a_place_that_takes_no_writing_is_named_and_read_from() {
     let _ = std::fs::remove_dir_all(fixture.at("closed-run"));
     let train = fixture.train(&pipeline, "closed-run", &[]);
     let both = "mount --bind $dir $dir\nmount -o remount,ro,bind $dir\nfirst\nsecond\n";
-    for answer in act(&flags, &place, both, [&verify, &train]) {
-        assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+    let again = cache(fixture, "klt:0.1", &place.join("cache"));
+    for commands in [[&verify, &train], [&again, &verify]] {
+        for answer in act(&flags, &place, both, commands) {
+            assert_eq!(answer.code, Some(0), "{}", answer.stderr);
+        }
     }
 }
 

@@ -150,3 +150,21 @@ fn another_machine_is_alive_if_it_claims_one_thing_after_the_other() {
         assert!(error.contains("on far") && error.contains("being written"), "{error}");
     });
 }
+
+#[test]
+fn a_lock_that_outlasts_its_process_by_a_moment_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let lock = DirectoryLock::share(dir).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            drop(lock);
+        });
+        alone(dir, QUICK, &Stop::default()).unwrap();
+    });
+    // One that is alive keeps it.
+    let _lock = DirectoryLock::share(dir).unwrap();
+    let error = alone(dir, QUICK, &Stop::default()).unwrap_err().to_string();
+    assert!(error.contains("is being written by another process"), "{error}");
+}
