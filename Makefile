@@ -11,7 +11,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 TUTORNET := $(TARGET)/release/tutornet
 DEVICE ?= auto
 
-.PHONY: help build demo demo-clean test test-interop test-torch test-bucket test-slurm torture fuzz bench bench-peers bench-read bench-memory bench-gpu bench-beam lint cache train FORCE
+.PHONY: help build demo demo-clean test test-interop test-torch test-bucket test-slurm torture fuzz bench bench-peers bench-read bench-memory bench-write bench-gpu bench-beam lint cache train FORCE
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile pipelines/tables.mk | expand -t 20
@@ -238,6 +238,11 @@ bench-read: $(if $(filter .venv-read/%,$(READ_PYTHON)),.venv-read/.done) ## CACH
 	$(PYTHON) -m venv --clear .venv-read
 	.venv-read/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
+
+bench-write: $(TUTORNET) ## TEACHER=modeldir CORPUS=dir [ROUNDS=1] [SCRATCH=dir]: stage one with each codec over the bare forward pass
+	@[ -n "$(and $(TEACHER),$(CORPUS))" ] || { echo "usage: make bench-write TEACHER=modeldir CORPUS=dir [ROUNDS=1]" >&2; exit 2; }
+	@mkdir -p $(SCRATCH); $(PYTHON) benches/peers/write.py --tutornet $(abspath $(TUTORNET)) --model $(TEACHER) --corpus $(CORPUS) \
+		--rounds $(if $(filter command environment,$(firstword $(origin ROUNDS))),$(ROUNDS),1) --scratch $(SCRATCH)
 
 # Training from a cache and from one of TIMES its size: the same anonymous memory, and mapped pages that stay bounded. Needs
 # TIMES + 1 times the space of CACHE and CORPUS in SCRATCH.
