@@ -8,6 +8,7 @@ use super::Cache;
 use super::codec::{Codec, CodecName};
 use crate::error::{Error, Result};
 use crate::models::HiddenLayer;
+use crate::progress::Progress;
 use crate::shard::ZSTD_LEVEL;
 
 /// Output frames that are looked at, about: half of them to learn from, the other half to measure.
@@ -75,7 +76,15 @@ pub fn rate(cache: &Cache, codecs: &[CodecName]) -> Result<Vec<Rate>> {
             "expected at least two utterances with frames to measure codecs on",
         ));
     }
-    codecs.iter().map(|&name| measure(name, &known, &unseen, width)).collect()
+    let progress = Progress::new("rate", "codecs", codecs.len() as u64);
+    let rate = |&name: &CodecName| {
+        let rate = measure(name, &known, &unseen, width);
+        progress.add(1);
+        rate
+    };
+    let rates = codecs.iter().map(rate).collect();
+    progress.finish();
+    rates
 }
 
 fn measure(name: CodecName, known: &[Vec<f32>], unseen: &[Vec<f32>], width: usize) -> Result<Rate> {
