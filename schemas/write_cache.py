@@ -58,7 +58,7 @@ def write_cache(corpus, out, forward, name, weights_hash, hidden_width, stride=2
     for shard in about["shards"]:
         rows = []
         for row in pq.read_table(corpus / shard["file"]).to_pylist():
-            hidden, logits = forward(np.frombuffer(row["features"], "<f4").reshape(row["frames"], -1))
+            hidden, logits = forward(np.frombuffer(row["features"], "<f4").reshape(row["frames"], 64))
             found, shapes = [hidden.shape, logits.shape], [(-(-row["frames"] // stride), n) for n in (hidden_width, len(symbols))]
             assert found == shapes, f"{row['utterance']}: expected hidden and logits of shapes {shapes}, found {found}"
             frames, z = len(hidden), logits.astype("f8") - logits.max(1, keepdims=True)

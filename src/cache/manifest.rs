@@ -121,6 +121,12 @@ impl Manifest {
         let keys: toml::Table = toml::from_str(&text).map_err(bad)?;
         require_version(&path, keys.get("version").map_or(Some(1), toml::Value::as_integer))?;
         let manifest: Self = toml::from_str(&text).map_err(bad)?;
+        // Nothing beyond the directory is opened in its name.
+        let plain = |entry: &&ShardEntry| Path::new(&entry.file).file_name() == Some(entry.file.as_ref());
+        if let Some(entry) = manifest.shards.iter().find(|entry| !plain(entry)) {
+            let detail = format!("expected a plain file name, found {:?}", entry.file);
+            return Err(Error::format(&path, detail));
+        }
         let found = files::blake3_file(&dir.join(IDENTITY))?;
         if manifest.identity != found {
             return Err(Error::mismatch(

@@ -67,14 +67,7 @@ impl Cache {
                 return Err(Error::format(&path, format!("{difference}; {}", remedy(dir))));
             }
             let rows = Rows::open(&path, &identity, &manifest.identity, &codecs)?;
-            if rows.keys().len() as u64 != entry.rows {
-                let found = rows.keys().len();
-                let detail = format!("expected {} rows, found {found}; {}", entry.rows, remedy(dir));
-                return Err(Error::format(&path, detail));
-            }
-            if let Some(expected) = &entry.rows_blake3 {
-                rows.require_rows(expected)?;
-            }
+            rows.require(entry)?;
             let shard = number_of(number, &path)?;
             for (row, key) in rows.keys().iter().enumerate() {
                 if by_name.insert(key.utterance.clone(), entries.len()).is_some() {

@@ -11,7 +11,7 @@ use super::column::{Column, payloads};
 use super::identity::IDENTITY;
 use super::learn::learn_from_cache;
 use super::manifest::{MANIFEST, Manifest};
-use super::remedy::{Command, Maker};
+use super::remedy::{Command, MAKER, Maker};
 use super::resume::{self, Place, Wanted};
 use super::schema::{Key, Row};
 use super::settle::{refuse_other, settle_codec};
@@ -74,7 +74,7 @@ pub fn recode(options: &RecodeOptions, stop: &Stop) -> Result<Recoded> {
     let codecs = settle_codec(&mut identity, out, from, &mut || learn_from_cache(options.codec, &cache))?;
     // Of a cache that was there without it nobody knows who made it; and what was taken from another cache once stays that.
     let earlier = Maker::read(out);
-    if !begun || earlier.is_some() {
+    if !begun || out.join(MAKER).exists() {
         let codec_from = from.is_some() || earlier.is_some_and(|maker| maker.codec_from);
         let source = cache.manifest().identity.clone();
         Maker { command: Command::Recode, cache: source, codec_from }.save(out)?;

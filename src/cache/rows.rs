@@ -11,7 +11,9 @@ use bytes::Bytes;
 use super::codec::{Codec, CodecModel};
 use super::column::{Column, payloads};
 use super::identity::{Identity, short};
+use super::manifest::ShardEntry;
 use super::nbest::{self, NbestText};
+use super::remedy::remedy;
 use super::schema::{CHECKSUM, KIND, Key, SMALL, key, rows_blake3};
 use crate::error::{Error, Result};
 use crate::files;
@@ -60,17 +62,29 @@ impl Rows {
         self.checksums.get(row * bytes..(row + 1) * bytes).unwrap_or_default()
     }
 
-    /// Refuses small columns other than those that the manifest has the BLAKE3 of.
+    /// Refuses small columns other than those that the manifest's entry counts and has the BLAKE3 of.
     ///
     /// # Errors
     /// When they are others.
-    pub fn require_rows(&self, expected: &str) -> Result<()> {
+    pub fn require(&self, entry: &ShardEntry) -> Result<()> {
+        let path = self.shard.path();
+        let refuse = |detail: String| {
+            let next = path.parent().map(remedy).unwrap_or_default();
+            Err(Error::format(path, format!("{detail}; {next}")))
+        };
+        let found = (self.keys.len() as u64, self.keys.iter().map(|key| u64::from(key.frames)).sum::<u64>());
+        if found.0 != entry.rows {
+            return refuse(format!("expected {} rows, found {}", entry.rows, found.0));
+        }
+        if found.1 != entry.frames {
+            return refuse(format!("expected {} frames, found {}", entry.frames, found.1));
+        }
+        let Some(expected) = &entry.rows_blake3 else { return Ok(()) };
         let found = rows_blake3(self.keys.iter().enumerate().map(|(row, key)| (key, self.checksums(row))));
-        if found == expected {
+        if found == *expected {
             return Ok(());
         }
-        let detail = format!("expected rows of BLAKE3 {expected}, found {found}: the file was changed");
-        Err(Error::format(self.shard.path(), detail))
+        refuse(format!("expected rows of BLAKE3 {expected}, found {found}: the file was changed"))
     }
 
     /// Compressed bytes of a column in the file.

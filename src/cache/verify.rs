@@ -10,6 +10,7 @@ use super::codec::{CODEC_FILE, CodecModel};
 use super::column::Column;
 use super::identity::{IDENTITY, Identity, InnerLayer};
 use super::manifest::{MANIFEST, Manifest, ShardEntry};
+use super::remedy::MAKER;
 use super::rows::Rows;
 use super::weights::{FrameWeight, frame_weights};
 use crate::error::{Error, Result};
@@ -161,6 +162,9 @@ pub fn examine(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<Fil
         reports.push(text(dir, CODEC_FILE, codecs.as_ref().and_then(|codecs| codecs.as_ref().err())));
     }
     let codecs = codecs.and_then(std::result::Result::ok).map(Arc::new);
+    if store::exists(&dir.join(MAKER)).unwrap_or(false) {
+        reports.push(text(dir, MAKER, files::read_sealed(&dir.join(MAKER)).err().as_ref()));
+    }
     let hash = files::blake3_file(&dir.join(IDENTITY)).unwrap_or_default();
     let of =
         identity.as_ref().zip(codecs.as_ref()).map(|(identity, codecs)| (identity, hash.as_str(), codecs));
@@ -172,14 +176,14 @@ pub fn examine(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<Fil
     reports.extend(check_all(&listed, |entry| shard(dir, entry, of), progress));
     if manifest.is_ok() {
         let surplus = there.iter().filter(|name| !listed.iter().any(|(entry, _)| entry.file == **name));
-        let detail = format!("a shard that {MANIFEST} does not have");
+        let detail = format!("a shard that {MANIFEST} does not have: remove it");
         reports.extend(surplus.map(|name| FileReport::surplus(dir, name, detail.clone())));
     } else {
         let found: Vec<(String, u64)> = there.into_iter().map(|name| (name, 0)).collect();
         let check = |name: &String| {
             let mut problems = Vec::new();
             if let Some(of) = of {
-                payloads(&dir.join(name), of, &mut problems);
+                payloads(&dir.join(name), of, None, &mut problems);
             }
             FileReport::new(dir, name, problems)
         };
@@ -201,7 +205,7 @@ fn shard(dir: &Path, entry: &ShardEntry, of: Option<Of>) -> FileReport {
     let mut problems = Vec::new();
     // A file of another size is reported as such, below.
     if let (Some(of), Ok(None)) = (of, entry.size_difference(dir)) {
-        payloads(&path, of, &mut problems);
+        payloads(&path, of, Some(entry), &mut problems);
     }
     match entry.difference(dir) {
         // Named more precisely above.
@@ -212,9 +216,20 @@ fn shard(dir: &Path, entry: &ShardEntry, of: Option<Of>) -> FileReport {
     FileReport::new(dir, &entry.file, problems)
 }
 
-/// Every payload of a shard against its checksum.
-fn payloads(path: &Path, (identity, cache, codecs): Of, problems: &mut Vec<Problem>) {
-    let rows = match Rows::open(path, identity, cache, codecs) {
+/// The rows of a shard against its entry, and every payload against its checksum.
+fn payloads(
+    path: &Path,
+    (identity, cache, codecs): Of,
+    entry: Option<&ShardEntry>,
+    problems: &mut Vec<Problem>,
+) {
+    let opened = Rows::open(path, identity, cache, codecs).and_then(|rows| {
+        if let Some(entry) = entry {
+            rows.require(entry)?;
+        }
+        Ok(rows)
+    });
+    let rows = match opened {
         Ok(rows) => rows,
         Err(e) => return problems.push(Problem::of(path, &e)),
     };

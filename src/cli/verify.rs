@@ -6,7 +6,7 @@ use super::Context;
 use super::kind::{Kind, STUDENT};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-use crate::shard::{FileReport, Problem};
+use crate::shard::{FileReport, Problem, State};
 use crate::train::directory;
 use crate::{cache, corpus, files, models};
 
@@ -34,6 +34,8 @@ pub struct Args {
 pub fn run(args: Args, _context: &Context) -> anyhow::Result<()> {
     let kind = Kind::of(&args.path)?;
     let Found { files, problems, notes } = examine(kind, &args.path)?;
+    let whole = |file: &&FileReport| matches!(file.state, State::Ok | State::Surplus);
+    let only_surplus = files.as_ref().is_some_and(|files| files.iter().all(|file| whole(&file)));
     if args.json {
         let mut report = serde_json::json!({
             "path": args.path,
@@ -57,6 +59,7 @@ pub fn run(args: Args, _context: &Context) -> anyhow::Result<()> {
         return Ok(());
     }
     let repair = match kind {
+        _ if only_surplus => "all that belongs there is whole; remove the rest".to_owned(),
         Kind::Cache => cache::remedy::remedy(&args.path),
         Kind::Corpus => {
             "the `tutornet prep` command that made it writes what is bad again, and nothing else".to_owned()

@@ -274,3 +274,40 @@ fn a_directory_that_is_refused_is_not_written_to() {
         &["caches to be merged have one codec", "recode"],
     );
 }
+
+#[test]
+fn what_lies_beside_the_data_is_looked_at_as_well() {
+    let (exact, root) = (Fixture::get().at("cache-dev-clean"), fresh("remedy-beside"));
+    let whole = root.join("whole");
+    succeeds(&mut recode(&exact, "u8", &whole));
+    let dir = root.join("copy");
+    copy(&whole, &dir);
+    flip(&dir.join("maker.toml"));
+    verify(&dir, &[]).prints(&["maker.toml"]);
+    succeeds(&mut recode(&exact, "u8", &dir));
+    succeeds(tutornet().arg("verify").arg(&dir));
+    // A shard too many is nobody's to rewrite.
+    std::fs::copy(dir.join("shard-00000.parquet"), dir.join("shard-00007.parquet")).unwrap();
+    verify(&dir, &["remove the rest"]).prints(&["shard-00007.parquet", "remove it"]);
+    std::fs::remove_file(dir.join("shard-00007.parquet")).unwrap();
+    succeeds(tutornet().arg("verify").arg(&dir));
+    // A manifest that is sealed and yet says other things than the shards, or of other directories.
+    let manifest = files::read_sealed(&dir.join("manifest.toml")).unwrap();
+    let first =
+        manifest.find("frames = ").map(|at| &manifest[at..]).and_then(|rest| rest.lines().next()).unwrap();
+    let entry =
+        manifest.rfind("frames = ").map(|at| &manifest[at..]).and_then(|rest| rest.lines().next()).unwrap();
+    assert_ne!(first, entry, "the whole and a shard");
+    for (from, to, word) in [
+        (entry, "frames = 7", "expected 7 frames"),
+        ("\"shard-00000.parquet\"", "\"../whole/shard-00000.parquet\"", "expected a plain file name"),
+    ] {
+        assert!(manifest.contains(from), "{from} in {manifest}");
+        files::write_sealed(&dir.join("manifest.toml"), &manifest.replace(from, to)).unwrap();
+        verify(&dir, &[]).prints(&[word]);
+        fails(
+            tutornet().args(["cache", "export", "--format", "npy", "--out"]).arg(root.join("out")).arg(&dir),
+            &[word],
+        );
+    }
+}

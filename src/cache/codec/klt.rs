@@ -61,7 +61,7 @@ impl Klt {
     /// are off by `error` of the hidden states' norm.
     ///
     /// # Errors
-    /// When the utterances hold nothing to learn from.
+    /// When the utterances hold nothing to learn from, or the error cannot be kept.
     pub fn learn(utterances: &[Vec<f32>], width: usize, error: f64) -> Result<Self, String> {
         let sample: Vec<f32> = utterances.iter().flatten().copied().collect();
         let rotation = Rotation::learn(&sample, width, width);
@@ -79,14 +79,19 @@ impl Klt {
             .collect();
         let frames: usize = coordinates.iter().map(|c| c.len() / rank.max(1)).sum();
         let every = frames.div_ceil(SEARCH_FRAMES).max(1);
-        let few: Vec<f32> = coordinates
-            .iter()
-            .flat_map(|values| values.chunks_exact(rank.max(1)))
-            .step_by(every)
-            .flatten()
-            .copied()
-            .collect();
-        let (step, lift) = search(&few, norm, SPARE * error * norm);
+        // Whole blocks: every eighth row might be of one frequency.
+        let blocks = coordinates.iter().flat_map(|values| values.chunks(BLOCK * rank.max(1)));
+        let few: Vec<f32> = blocks.step_by(every).flatten().copied().collect();
+        let largest = coordinates.iter().flatten().fold(0f32, |most, value| most.max(value.abs()));
+        let found = search(&few, norm, f64::from(largest), SPARE * error * norm);
+        let (step, lift) = found.map_err(|off| {
+            format!(
+                "some values are so much larger than the others ({:.0} times their root mean square) that whole steps of them err by \
+                 {:.4} of all at least, more than the {error} that were asked for: give a larger error, or store them as u8 or f16",
+                f64::from(largest) / norm,
+                off / norm / SPARE
+            )
+        })?;
         let (classes, tables) =
             statistics(&coordinates, rank, step).ok_or("there is nothing to learn from")?;
         Self::new(rotation, step, lift, classes, tables)
@@ -129,6 +134,7 @@ impl Klt {
     /// When the payload cannot be of so many frames.
     pub fn coordinates(&self, payload: &[u8], frames: usize, out: &mut Vec<f32>) -> Result<(), String> {
         let rank = self.rotation.rank();
+        reserve(out, frames, rank)?;
         out.resize(frames * rank, 0.0);
         let restorer = Restorer::new(self.step, self.lift, rank.max(1));
         let mut blocks = Blocks::new(self, payload)?;
@@ -144,6 +150,7 @@ impl Klt {
     /// # Errors
     /// When the payload cannot be of so many frames.
     pub fn decode(&self, payload: &[u8], frames: usize, out: &mut Vec<f32>) -> Result<(), String> {
+        reserve(out, frames, self.rotation.width())?;
         let restorer = Restorer::new(self.step, self.lift, self.rotation.rank().max(1));
         let mut blocks = Blocks::new(self, payload)?;
         let next = |spectrum: &mut [f32]| restorer.spectrum(blocks.next(spectrum.len()), spectrum);
@@ -180,6 +187,13 @@ impl<'a> Blocks<'a> {
         }
         quantised
     }
+}
+
+/// Room for [frames, width], or why there is none: a payload does not say how many frames it can be of.
+fn reserve(out: &mut Vec<f32>, frames: usize, width: usize) -> Result<(), String> {
+    let wanted = frames.checked_mul(width).ok_or_else(|| format!("{frames} frames of {width} values"))?;
+    out.try_reserve(wanted.saturating_sub(out.len()))
+        .map_err(|e| format!("{frames} frames of {width} values: {e}"))
 }
 
 #[cfg(test)]
@@ -236,6 +250,10 @@ mod tests {
             assert_eq!(found.len(), frames * width);
             assert!(frames == 0 || relative(&found, &expected) < 0.3);
             assert!(codec.coordinates(&payload, frames + 1, &mut Vec::new()).is_err());
+            for many in [u32::MAX as usize * 1024, usize::MAX] {
+                assert!(codec.coordinates(&payload, many, &mut Vec::new()).is_err());
+                assert!(codec.decode(&payload, many, &mut Vec::new()).is_err());
+            }
         }
         // A value far beyond the sample is escaped, not cut.
         let mut far = made_up(8, width, 60);
@@ -243,5 +261,56 @@ mod tests {
         let mut found = Vec::new();
         codec.decode(&codec.encode(&far), 8, &mut found).unwrap();
         assert!(relative(&found, &far) < 0.01);
+    }
+
+    /// Error of decoded hidden states over those that were learned from.
+    fn error_of(codec: &Klt, sample: &[Vec<f32>], width: usize) -> f64 {
+        let mut all = (Vec::new(), Vec::new());
+        for hidden in sample {
+            let mut found = Vec::new();
+            codec.decode(&codec.encode(hidden), hidden.len() / width, &mut found).unwrap();
+            all.0.extend(found);
+            all.1.extend_from_slice(hidden);
+        }
+        relative(&all.0, &all.1)
+    }
+
+    #[test]
+    fn a_dominant_component_is_held_at_every_error_or_refused() {
+        let width = 256;
+        // One source in all channels, now and then loud: a coefficient of eight frames is 130 times the root mean square.
+        let mut sample: Vec<Vec<f32>> = (0..6).map(|i| made_up(160, width, i)).collect();
+        for (number, hidden) in sample.iter_mut().enumerate() {
+            for (frame, values) in hidden.chunks_exact_mut(width).enumerate() {
+                let loud = if (frame / 8 + number) % 11 == 0 { 900.0 } else { 20.0 };
+                values.iter_mut().for_each(|value| *value += loud);
+            }
+        }
+        for target in [0.005, 0.01, 0.02, 0.1] {
+            let codec = Klt::learn(&sample, width, target).unwrap();
+            let error = error_of(&codec, &sample, width);
+            assert!(error <= 1.03 * target, "{error} of {target}");
+        }
+        // What whole steps cannot hold beside the rest is refused: half of the energy is in one value of 30 million.
+        let mut spiked: Vec<Vec<f32>> = (0..600).map(|i| made_up(800, 64, i)).collect();
+        let energy: f32 = spiked.iter().flatten().map(|v| v * v).sum();
+        spiked[3][77] = energy.sqrt();
+        let refused = Klt::learn(&spiked, 64, 0.005).unwrap_err();
+        assert!(refused.contains("give a larger error"), "{refused}");
+        assert!(Klt::learn(&spiked, 64, 0.9).is_ok());
+    }
+
+    #[test]
+    fn lengths_in_step_with_the_blocks_are_learned_from_as_others_are() {
+        let width = 16;
+        for first in [1, 5] {
+            let lengths = std::iter::once(first).chain(std::iter::repeat_n(400, 80));
+            let sample: Vec<Vec<f32>> = lengths.zip(0..).map(|(n, seed)| made_up(n, width, seed)).collect();
+            for target in [0.1, 0.3] {
+                let codec = Klt::learn(&sample, width, target).unwrap();
+                let error = error_of(&codec, &sample, width);
+                assert!((0.8 * target..=1.03 * target).contains(&error), "{first}: {error} of {target}");
+            }
+        }
     }
 }

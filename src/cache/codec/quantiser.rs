@@ -11,6 +11,10 @@ const ROUNDING: f32 = 0.42;
 const CLASSES_PER_OCTAVE: f64 = 4.0;
 /// Steps of the search for the quantiser's step, each halving the interval.
 const SEARCH: usize = 18;
+/// Most steps of a quantised value: an `i16` holds them.
+const MOST: f32 = 32_000.0;
+/// The step is such that the sample's largest value is at most so many: other frames may hold four times as much.
+const MOST_OF_SAMPLE: f64 = 8_000.0;
 /// Sums that are kept side by side.
 const LANES: usize = 16;
 
@@ -34,27 +38,37 @@ fn quantise_body(values: &[f32], inverse: f32, out: &mut [i16]) {
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "clamped")]
 fn quantised(value: f32, inverse: f32) -> i16 {
-    let size = (value.abs() * inverse + ROUNDING).min(32_000.0) as i32 as i16;
+    let size = (value.abs() * inverse + ROUNDING).min(MOST) as i32 as i16;
     if value < 0.0 { -size } else { size }
 }
 
 /// The step with which `values` come back off by `target` (root of the mean square), and its lifts; `norm` is the size
-/// of hidden states.
+/// of hidden states, `largest` the largest value that will have to be held.
+///
+/// # Errors
+/// With the least that they come back off by, when steps that hold the largest value are too coarse.
 #[expect(clippy::cast_possible_truncation, reason = "steps are f32")]
-pub(super) fn search(values: &[f32], norm: f64, target: f64) -> (f32, [f32; 2]) {
+pub(super) fn search(values: &[f32], norm: f64, largest: f64, target: f64) -> Result<(f32, [f32; 2]), f64> {
     let instructions = Instructions::detect();
-    let (mut low, mut high) = (1e-4 * norm, 16.0 * norm);
+    let off = |step: f64| {
+        let lift = lifts(instructions, values, step as f32);
+        (squared_error(instructions, values, step as f32, lift) / values.len().max(1) as f64).sqrt()
+    };
+    let least = (1e-4 * norm).max(largest / MOST_OF_SAMPLE);
+    let found = off(least);
+    if found > target {
+        return Err(found);
+    }
+    let (mut low, mut high) = (least, least.max(16.0 * norm));
     for _ in 0..SEARCH {
         let middle = (low * high).sqrt();
-        let lift = lifts(instructions, values, middle as f32);
-        let square = squared_error(instructions, values, middle as f32, lift) / values.len().max(1) as f64;
-        if square > target.powi(2) {
+        if off(middle) > target {
             high = middle;
         } else {
             low = middle;
         }
     }
-    (low as f32, lifts(instructions, values, low as f32))
+    Ok((low as f32, lifts(instructions, values, low as f32)))
 }
 
 /// Mean distance of what is quantised to 1, and to more, from those numbers.
