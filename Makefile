@@ -161,13 +161,14 @@ SEED ?= $(shell date +%s)
 torture: ## [SEED=n] Kills, full disks, closed places, wrong clocks and changed bits, in full
 	TUTORNET_TORTURE=full TUTORNET_TORTURE_SEED=$(SEED) $(CARGO) test --release --locked --test it torture:: -- --nocapture --test-threads=1
 
-# Nightly Rust and cargo-fuzz. What is new and worth keeping: `cargo +nightly fuzz cmin TARGET`, then commit fuzz/corpus.
+# Nightly Rust and cargo-fuzz. What it finds goes to fuzz/found; to keep what is worth it: copy it to fuzz/corpus, then
+# `cargo +nightly fuzz cmin TARGET`.
 FUZZ_SECONDS ?= 300
 FUZZ_TARGETS ?= shard texts codec payload
 
 fuzz: ## [FUZZ_SECONDS=300] [FUZZ_TARGETS="shard texts codec payload"]: coverage-guided fuzzing of what reads caches
-	@for target in $(FUZZ_TARGETS); do \
-		$(CARGO) +nightly fuzz run -O $$target -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -malloc_limit_mb=600 \
+	@set -e; for target in $(FUZZ_TARGETS); do mkdir -p fuzz/found/$$target; \
+		$(CARGO) +nightly fuzz run -O $$target fuzz/found/$$target fuzz/corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -malloc_limit_mb=600 \
 			-max_len=16384 -timeout=20 -print_final_stats=1; done
 
 test-interop: .venv/.done $(TUTORNET) ## Reads and writes our files with Python: pyarrow, polars, DuckDB (makes .venv)
