@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Context;
 use crate::cache::plan::{Plan, plan};
-use crate::cache::rate::{Rate, USUAL, rate};
+use crate::cache::rate::{USUAL, rate};
 use crate::cache::{Cache, CodecName};
 use crate::corpus::Corpus;
 use crate::models::ModelConfig;
@@ -67,20 +67,17 @@ pub struct Args {
 /// # Errors
 /// When the model, the corpus or the cache cannot be read, or a number is not above zero.
 pub fn run(args: Args, _context: &Context) -> anyhow::Result<()> {
-    let measured = match &args.rates {
-        None => None,
-        Some(cache) => {
-            let codecs = if args.codec.is_empty() { USUAL.to_vec() } else { args.codec.clone() };
-            let cache = Cache::open(cache)?;
-            let width = usize::try_from(cache.identity().hidden_width)?;
-            // One that the model does not have is refused before minutes are spent on it.
-            let mut none = of(&args, None)?;
-            none.measured = Some((Vec::new(), width));
-            plan(&none)?;
-            Some((rate(&cache, &codecs)?, width))
-        }
-    };
-    let costs = plan(&of(&args, measured)?)?;
+    let mut wanted = of(&args)?;
+    if let Some(cache) = &args.rates {
+        let codecs = if args.codec.is_empty() { USUAL.to_vec() } else { args.codec };
+        let cache = Cache::open(cache)?;
+        let width = usize::try_from(cache.identity().hidden_width)?;
+        // A width that the model does not have is refused before minutes are spent on it.
+        wanted.measured = Some((Vec::new(), width));
+        plan(&wanted)?;
+        wanted.measured = Some((rate(&cache, &codecs)?, width));
+    }
+    let costs = plan(&wanted)?;
     let costs = serde_json::to_value(costs)?;
     if args.json {
         return super::print(&costs.to_string());
@@ -91,7 +88,8 @@ pub fn run(args: Args, _context: &Context) -> anyhow::Result<()> {
     super::print(&lines.join("\n"))
 }
 
-fn of(args: &Args, measured: Option<(Vec<Rate>, usize)>) -> anyhow::Result<Plan> {
+/// What is asked for, nothing measured yet.
+fn of(args: &Args) -> anyhow::Result<Plan> {
     let corpus = args.corpus.as_deref().map(Corpus::open).transpose()?;
     let manifest = corpus.as_ref().map(Corpus::manifest);
     Ok(Plan {
@@ -99,7 +97,7 @@ fn of(args: &Args, measured: Option<(Vec<Rate>, usize)>) -> anyhow::Result<Plan>
         hours: args.hours.or(manifest.map(|m| m.hours)).unwrap_or_default(),
         shards: manifest.map(|m| m.shards.len() as u64),
         codecs: args.codec.clone(),
-        measured,
+        measured: None,
         tflops: args.device_tflops,
         disk: args.disk_gbps,
         cores: args.cores,

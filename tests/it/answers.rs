@@ -1,38 +1,23 @@
 //! What the program answers to those who ask amiss, and what it lists.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
 use crate::fixture::Fixture;
-use crate::harness::{contents, everything, exits, fails, succeeds, tutornet};
-
-fn fresh(name: &str) -> PathBuf {
-    let root = Fixture::get().at(name);
-    let _ = std::fs::remove_dir_all(&root);
-    std::fs::create_dir_all(&root).unwrap();
-    root
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for (name, bytes) in contents(from) {
-        std::fs::write(to.join(name), bytes).unwrap();
-    }
-}
+use crate::harness::{copy, everything, exits, fails, succeeds, tutornet};
 
 fn cache(more: &[&str], out: &Path) -> Command {
     let fixture = Fixture::get();
-    let mut command = tutornet();
-    command.arg("cache").arg("--model").arg(fixture.at("teacher/student")).arg("--corpus");
-    command.arg(fixture.at("dev-clean")).args(["--device", "cpu"]).args(more).arg("--out").arg(out);
+    let mut command = fixture.teach(&fixture.at("dev-clean"), out);
+    command.args(more);
     command
 }
 
 #[test]
 fn a_list_says_what_is_there_and_what_is_not() {
-    let root = fresh("answers-list");
+    let root = Fixture::get().fresh("answers-list");
     let from = Fixture::get().at("cache-dev-clean");
     for name in ["bad", "begun", "tasks", "texts"] {
         copy(&from, &root.join(name));
@@ -66,7 +51,7 @@ fn a_list_says_what_is_there_and_what_is_not() {
 
 #[test]
 fn a_description_without_a_seal_is_noted_and_an_export_is_known() {
-    let (fixture, root) = (Fixture::get(), fresh("answers-verify"));
+    let (fixture, root) = (Fixture::get(), Fixture::get().fresh("answers-verify"));
     let model = root.join("model");
     copy(&fixture.at("teacher/student"), &model);
     let path = model.join("model.toml");
@@ -158,7 +143,7 @@ fn what_is_no_model_is_called_by_its_name() {
 
 #[test]
 fn a_task_of_a_complete_cache_says_so_and_nothing_is_less_than_nothing() {
-    let root = fresh("answers-task");
+    let root = Fixture::get().fresh("answers-task");
     let dir = root.join("cache");
     copy(&Fixture::get().at("cache-dev-clean"), &dir);
     let said =
@@ -183,7 +168,7 @@ fn cheaper_ways_are_named_and_buckets_are_refused_first() {
         &["N best texts", &add, "without the teacher"],
     );
     // The same network under another name is another teacher.
-    let root = fresh("answers-cheaper");
+    let root = Fixture::get().fresh("answers-cheaper");
     copy(&fixture.at("teacher/student"), &root.join("model"));
     let text = std::fs::read_to_string(root.join("model/model.toml")).unwrap();
     let text: String =

@@ -14,10 +14,8 @@ use crate::harness::{contents, exits, fails, run_contents, succeeds, tutornet};
 const CODECS: [&str; 4] = ["f16", "u8", "klt:0.1", "pq:8"];
 
 fn cache(fixture: &Fixture, codec: &str, corpus: &str, out: &str) -> std::process::Command {
-    let mut command = tutornet();
-    command.arg("cache").arg("--model").arg(fixture.at("teacher/student"));
-    command.arg("--corpus").arg(fixture.at(corpus)).args(["--device", "cpu", "--codec", codec, "--out"]);
-    command.arg(fixture.at(out));
+    let mut command = fixture.teach(&fixture.at(corpus), &fixture.at(out));
+    command.args(["--codec", codec]);
     command
 }
 

@@ -1,7 +1,7 @@
 //! A corpus, a teacher and its cache, made once through the program for the tests of `train`.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -43,10 +43,21 @@ impl Fixture {
         self.root.join(name)
     }
 
+    /// An empty directory.
+    pub fn fresh(&self, name: &str) -> PathBuf {
+        let directory = self.at(name);
+        let _ = std::fs::remove_dir_all(&directory);
+        std::fs::create_dir_all(&directory).unwrap();
+        directory
+    }
+
     pub fn cache(&self, model: &Path, corpus: &str, out: &str) {
-        let mut command = tutornet();
-        command.arg("cache").arg("--model").arg(model).arg("--corpus").arg(self.at(corpus));
-        succeeds(command.args(["--device", "cpu", "--out"]).arg(self.at(out)));
+        succeeds(&mut cache(model, &self.at(corpus), &self.at(out)));
+    }
+
+    /// `tutornet cache` of the teacher.
+    pub fn teach(&self, corpus: &Path, out: &Path) -> Command {
+        cache(&self.at("teacher/student"), corpus, out)
     }
 
     /// Writes a pipeline over the dev-clean corpus with these stages.
@@ -65,11 +76,25 @@ impl Fixture {
         path
     }
 
-    pub fn train(&self, pipeline: &Path, out: &str, more: &[&str]) -> std::process::Command {
+    pub fn train(&self, pipeline: &Path, out: &str, more: &[&str]) -> Command {
         let mut command = tutornet();
         command.arg("train").arg(pipeline).args(["--device", "cpu", "--out"]).arg(self.at(out)).args(more);
         command
     }
+}
+
+fn cache(model: &Path, corpus: &Path, out: &Path) -> Command {
+    let mut command = tutornet();
+    command.arg("cache").arg("--model").arg(model).arg("--corpus").arg(corpus);
+    command.args(["--device", "cpu", "--out"]).arg(out);
+    command
+}
+
+/// `tutornet cache merge`.
+pub fn merge(from: &[&Path], out: &Path) -> Command {
+    let mut command = tutornet();
+    command.args(["cache", "merge"]).args(from).arg("--out").arg(out);
+    command
 }
 
 pub const THREE_STAGES: &str = "objective = \"rkd\"\nteacher = [\"CACHE\"]\nepochs = 1\n---\nobjective = \"ctc+skd\"\n\

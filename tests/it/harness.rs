@@ -117,6 +117,15 @@ pub fn contents(root: &Path) -> Files {
     found
 }
 
+/// Puts the files of one directory, all but locks, into another, which then holds nothing else.
+pub fn copy(from: &Path, to: &Path) {
+    let _ = std::fs::remove_dir_all(to);
+    std::fs::create_dir_all(to).unwrap();
+    for (name, bytes) in contents(from) {
+        std::fs::write(to.join(name), bytes).unwrap();
+    }
+}
+
 /// Every file below `root` with its bytes, hidden and temporary ones included.
 pub fn everything(root: &Path) -> Files {
     let mut found = Files::new();

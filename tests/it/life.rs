@@ -1,6 +1,6 @@
 //! What becomes of caches that are there: merged, added to, exported, listed.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -8,35 +8,13 @@ use serde_json::Value;
 use tutornet::cache::Cache;
 use tutornet::cache::column::payloads;
 
-use crate::fixture::Fixture;
-use crate::harness::{contents, exits, fails, succeeds, tutornet};
+use crate::fixture::{Fixture, merge};
+use crate::harness::{contents, copy, exits, fails, succeeds, tutornet};
 
 fn cache(fixture: &Fixture, corpus: &Path, out: &Path, more: &[&str]) -> Command {
-    let mut command = tutornet();
-    command.arg("cache").arg("--model").arg(fixture.at("teacher/student")).arg("--corpus").arg(corpus);
-    command.args(["--device", "cpu"]).args(more).arg("--out").arg(out);
+    let mut command = fixture.teach(corpus, out);
+    command.args(more);
     command
-}
-
-fn merge(from: &[&Path], out: &Path) -> Command {
-    let mut command = tutornet();
-    command.args(["cache", "merge"]).args(from).arg("--out").arg(out);
-    command
-}
-
-fn fresh(fixture: &Fixture, name: &str) -> PathBuf {
-    let root = fixture.at(name);
-    let _ = std::fs::remove_dir_all(&root);
-    std::fs::create_dir_all(&root).unwrap();
-    root
-}
-
-/// A copy of a directory.
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for (name, bytes) in contents(from) {
-        std::fs::write(to.join(name), bytes).unwrap();
-    }
 }
 
 /// Starts a command and kills it after some milliseconds.
@@ -50,7 +28,7 @@ fn killed(command: &mut Command, milliseconds: u64) {
 #[test]
 fn caches_of_several_corpora_become_one_whatever_their_order() {
     let fixture = Fixture::get();
-    let root = fresh(fixture, "merge");
+    let root = fixture.fresh("merge");
     let (a, b, c) = (fixture.at("cache-dev-clean"), fixture.at("cache-test-clean"), root.join("c"));
     let speech = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/LibriSpeech");
     let mut prep = tutornet();
@@ -160,7 +138,7 @@ fn caches_of_several_corpora_become_one_whatever_their_order() {
 #[test]
 fn what_does_not_belong_together_is_not_merged() {
     let fixture = Fixture::get();
-    let root = fresh(fixture, "merge-refused");
+    let root = fixture.fresh("merge-refused");
     let (a, b) = (fixture.at("cache-dev-clean"), fixture.at("cache-test-clean"));
     let own = Cache::open(&a).unwrap();
     fails(
@@ -224,7 +202,7 @@ fn what_does_not_belong_together_is_not_merged() {
 #[test]
 fn texts_are_added_as_if_they_had_been_there_from_the_start() {
     let fixture = Fixture::get();
-    let root = fresh(fixture, "add");
+    let root = fixture.fresh("add");
     let dev = fixture.at("dev-clean");
     let nbest = ["--nbest", "2", "--beam", "8"];
     let other = ["--temperature", "2", "--layers", "1"];
@@ -314,7 +292,7 @@ fn texts_are_added_as_if_they_had_been_there_from_the_start() {
 #[test]
 fn an_export_is_gone_on_with_and_says_where_everything_is() {
     let fixture = Fixture::get();
-    let root = fresh(fixture, "export");
+    let root = fixture.fresh("export");
     let from = fixture.at("cache-dev-clean");
     for (format, file) in
         [("arrow", "shard-00002.arrow"), ("npy", "shard-00002"), ("safetensors", "shard-00002")]

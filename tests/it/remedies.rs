@@ -1,28 +1,13 @@
 //! What is said of a cache that is damaged, unfinished or another: the command that helps is named, it helps, and those that
 //! do not write nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use tutornet::files;
 
-use crate::fixture::Fixture;
-use crate::harness::{Answer, contents, everything, exits, fails, succeeds, tutornet};
-
-fn fresh(name: &str) -> PathBuf {
-    let root = Fixture::get().at(name);
-    let _ = std::fs::remove_dir_all(&root);
-    std::fs::create_dir_all(&root).unwrap();
-    root
-}
-
-fn copy(from: &Path, to: &Path) {
-    let _ = std::fs::remove_dir_all(to);
-    std::fs::create_dir_all(to).unwrap();
-    for (name, bytes) in contents(from) {
-        std::fs::write(to.join(name), bytes).unwrap();
-    }
-}
+use crate::fixture::{Fixture, merge};
+use crate::harness::{Answer, contents, copy, everything, exits, fails, succeeds, tutornet};
 
 fn flip(path: &Path) {
     let mut bytes = std::fs::read(path).unwrap();
@@ -34,27 +19,14 @@ fn flip(path: &Path) {
 /// `tutornet cache` of the fixture's teacher over one of its corpora.
 fn cache(corpus: &str, out: &Path, more: &[&str]) -> Command {
     let fixture = Fixture::get();
-    let mut command = tutornet();
-    command.arg("cache").arg("--model").arg(fixture.at("teacher/student"));
-    command
-        .arg("--corpus")
-        .arg(fixture.at(corpus))
-        .args(["--device", "cpu"])
-        .args(more)
-        .arg("--out")
-        .arg(out);
+    let mut command = fixture.teach(&fixture.at(corpus), out);
+    command.args(more);
     command
 }
 
 fn recode(from: &Path, codec: &str, out: &Path) -> Command {
     let mut command = tutornet();
     command.args(["cache", "recode"]).arg(from).args(["--codec", codec, "--out"]).arg(out);
-    command
-}
-
-fn merge(from: &[&Path], out: &Path) -> Command {
-    let mut command = tutornet();
-    command.args(["cache", "merge"]).args(from).arg("--out").arg(out);
     command
 }
 
@@ -71,7 +43,7 @@ fn verify(dir: &Path, words: &[&str]) -> Answer {
 
 #[test]
 fn a_recoded_cache_is_mended_by_recode_and_not_by_a_teacher() {
-    let (exact, root) = (Fixture::get().at("cache-dev-clean"), fresh("remedy-recode"));
+    let (exact, root) = (Fixture::get().at("cache-dev-clean"), Fixture::get().fresh("remedy-recode"));
     for (codec, bad) in [("u8", "shard-00001.parquet"), ("klt:0.2", "codec.safetensors")] {
         let dir = root.join(codec);
         succeeds(&mut recode(&exact, codec, &dir));
@@ -118,7 +90,7 @@ fn a_recoded_cache_is_mended_by_recode_and_not_by_a_teacher() {
 
 #[test]
 fn a_merged_cache_is_mended_by_merge() {
-    let (fixture, root) = (Fixture::get(), fresh("remedy-merge"));
+    let (fixture, root) = (Fixture::get(), Fixture::get().fresh("remedy-merge"));
     let parts = ["dev-clean", "test-clean"].map(|name| fixture.at(&format!("cache-{name}")));
     let dir = root.join("merged");
     succeeds(&mut merge(&[&parts[0], &parts[1]], &dir));
@@ -147,7 +119,7 @@ fn a_merged_cache_is_mended_by_merge() {
 
 #[test]
 fn each_cache_is_told_what_helps() {
-    let (exact, root) = (Fixture::get().at("cache-dev-clean"), fresh("remedy-others"));
+    let (exact, root) = (Fixture::get().at("cache-dev-clean"), Fixture::get().fresh("remedy-others"));
     let whole = contents(&exact);
     let dir = root.join("cache");
     let anew = || copy(&exact, &dir);
@@ -201,7 +173,7 @@ fn each_cache_is_told_what_helps() {
 
 #[test]
 fn a_repair_takes_the_search_from_the_cache() {
-    let (fixture, root) = (Fixture::get(), fresh("remedy-search"));
+    let (fixture, root) = (Fixture::get(), Fixture::get().fresh("remedy-search"));
     let arpa = root.join("lm.arpa");
     let mut build = tutornet();
     build
@@ -234,7 +206,7 @@ fn a_repair_takes_the_search_from_the_cache() {
 
 #[test]
 fn a_directory_that_is_refused_is_not_written_to() {
-    let (fixture, root) = (Fixture::get(), fresh("not-written-to"));
+    let (fixture, root) = (Fixture::get(), Fixture::get().fresh("not-written-to"));
     let parts = ["dev-clean", "test-clean"].map(|name| fixture.at(&format!("cache-{name}")));
     let (corpus, notes, other) = (root.join("corpus"), root.join("notes"), root.join("other"));
     copy(&fixture.at("dev-clean"), &corpus);
@@ -277,7 +249,7 @@ fn a_directory_that_is_refused_is_not_written_to() {
 
 #[test]
 fn what_lies_beside_the_data_is_looked_at_as_well() {
-    let (exact, root) = (Fixture::get().at("cache-dev-clean"), fresh("remedy-beside"));
+    let (exact, root) = (Fixture::get().at("cache-dev-clean"), Fixture::get().fresh("remedy-beside"));
     let whole = root.join("whole");
     succeeds(&mut recode(&exact, "u8", &whole));
     let dir = root.join("copy");

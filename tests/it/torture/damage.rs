@@ -11,7 +11,7 @@ use tutornet::cache::{self, Cache, Entry};
 use tutornet::models::HiddenLayer;
 use tutornet::random::Random;
 
-use super::{CODECS, Files, empty, everything, orderly, random, same, times};
+use super::{CODECS, Files, everything, orderly, random, same, times};
 use crate::fixture::Fixture;
 use crate::harness::{exits, run, succeeds, tutornet};
 
@@ -103,7 +103,7 @@ fn torture(what: &str, count: usize, damage: impl Fn(&mut Random, &Path, &mut Ve
     let mut random = random(what);
     let mut ways: BTreeMap<(String, Found), usize> = BTreeMap::new();
     for codec in CODECS {
-        let directory = empty(fixture, &format!("{}-{}", what.replace(' ', "-"), codec.replace(':', "-")));
+        let directory = fixture.fresh(&format!("{}-{}", what.replace(' ', "-"), codec.replace(':', "-")));
         let dir = directory.join("cache");
         succeeds(&mut rich(fixture, codec, &dir));
         let (files, expected) = (everything(&dir), tell(&dir).unwrap());
@@ -167,7 +167,7 @@ fn repair_writes_what_is_bad_and_nothing_else() {
     let fixture = Fixture::get();
     let mut random = random("repairs");
     for codec in CODECS {
-        let directory = empty(fixture, &format!("repair-{}", codec.replace(':', "-")));
+        let directory = fixture.fresh(&format!("repair-{}", codec.replace(':', "-")));
         let dir = directory.join("cache");
         let repair = || rich(fixture, "--repair", &dir);
         super::orderly(Some(1), &exits(&mut repair(), 1).stderr, "nothing to repair");
@@ -252,7 +252,7 @@ fn replace_or_remove(path: &Path, bytes: Option<&Vec<u8>>) {
 fn a_shard_without_a_manifest_is_what_its_rows_make_or_is_written_again() {
     let fixture = Fixture::get();
     let mut random = random("without a manifest");
-    let directory = empty(fixture, "unlisted");
+    let directory = fixture.fresh("unlisted");
     let dir = directory.join("cache");
     succeeds(&mut rich(fixture, "klt:0.1", &dir));
     let whole = everything(&dir);

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{CODECS, Files, cache, empty, everything, random, same, times};
+use super::{CODECS, Files, cache, everything, random, same, times};
 use crate::fixture::{Fixture, THREE_STAGES};
 use crate::harness::succeeds;
 use tutornet::random::Random;
@@ -48,7 +48,7 @@ fn caches(workers: &str) {
     let fixture = Fixture::get();
     let purpose = format!("kills of cache, {workers} workers");
     let mut random = random(&purpose);
-    let directory = empty(fixture, &format!("kills-{workers}"));
+    let directory = fixture.fresh(&format!("kills-{workers}"));
     let (out, temporary) = (directory.join("killed"), directory.join("tmp"));
     std::fs::create_dir(&temporary).unwrap();
     let codecs = &CODECS[..3];

@@ -8,13 +8,13 @@ mod damage;
 mod kills;
 mod places;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use tutornet::random::Random;
 
 use crate::fixture::Fixture;
-use crate::harness::{Files, everything, succeeds, tutornet};
+use crate::harness::{Files, everything, succeeds};
 
 /// Codecs that a cache is tortured with.
 const CODECS: [&str; 4] = ["f16", "klt:0.1", "pq:8", "u8"];
@@ -37,22 +37,12 @@ fn random(purpose: &str) -> Random {
 
 /// `tutornet cache` of the fixture's teacher over its corpus into `out`.
 fn cache(fixture: &Fixture, codec: &str, out: &Path) -> Command {
-    let mut command = tutornet();
-    command.arg("cache").arg("--model").arg(fixture.at("teacher/student"));
-    command.arg("--corpus").arg(fixture.at("dev-clean")).args(["--device", "cpu", "--out"]).arg(out);
+    let mut command = fixture.teach(&fixture.at("dev-clean"), out);
     if codec != "--repair" {
         command.arg("--codec");
     }
     command.arg(codec);
     command
-}
-
-/// A directory of its own under the fixture's, empty.
-fn empty(fixture: &Fixture, name: &str) -> PathBuf {
-    let directory = fixture.at(name);
-    let _ = std::fs::remove_dir_all(&directory);
-    std::fs::create_dir_all(&directory).unwrap();
-    directory
 }
 
 /// The cache that nothing disturbs.

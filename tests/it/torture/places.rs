@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use super::{CODECS, cache, empty, everything, orderly, random, same, times, undisturbed};
+use super::{CODECS, cache, everything, orderly, random, same, times, undisturbed};
 use crate::fixture::{Fixture, THREE_STAGES};
 use crate::harness::{Answer, not_run, run, succeeds, tutornet};
 
@@ -74,7 +74,7 @@ fn a_cache_on_a_full_disk_says_so_and_goes_on_when_there_is_room() {
     let fixture = Fixture::get();
     let mut random = random("disk full, cache");
     for codec in &CODECS[..3] {
-        let directory = empty(fixture, &format!("full-{}", codec.replace(':', "-")));
+        let directory = fixture.fresh(&format!("full-{}", codec.replace(':', "-")));
         let expected = undisturbed(fixture, codec, &directory);
         let size: usize = expected.values().map(|bytes| bytes.len().div_ceil(4096) * 4096).sum();
         let disk = directory.join("disk");
@@ -96,7 +96,7 @@ fn a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room() {
     let Some(flags) = namespace("torture: disk full (train)") else { return };
     let fixture = Fixture::get();
     let mut random = random("disk full, train");
-    let directory = empty(fixture, "full-train");
+    let directory = fixture.fresh("full-train");
     let pipeline = fixture.pipeline("full", THREE_STAGES);
     let every = ["--set", "checkpoint.every_updates=2", "--resume"];
     succeeds(&mut fixture.train(&pipeline, "full-train/undisturbed", &every));
@@ -124,7 +124,7 @@ fn a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room() {
 fn a_place_that_takes_no_writing_is_named_and_read_from() {
     let Some(flags) = namespace("torture: read-only directory") else { return };
     let fixture = Fixture::get();
-    let directory = empty(fixture, "closed");
+    let directory = fixture.fresh("closed");
     let expected = undisturbed(fixture, "klt:0.1", &directory);
     let closed = "mount --bind $dir $dir\nmount -o remount,ro,bind $dir\nfirst\numount $dir\nsecond\n";
     // Nothing there yet; half of it; all but the manifest.
@@ -171,7 +171,7 @@ fn age(root: &Path, to: SystemTime) {
 #[test]
 fn files_of_another_time_change_nothing() {
     let fixture = Fixture::get();
-    let directory = empty(fixture, "aged");
+    let directory = fixture.fresh("aged");
     let expected = undisturbed(fixture, "pq:8", &directory);
     let year = Duration::from_secs(31_556_952);
     let out = directory.join("cache");
@@ -216,7 +216,7 @@ fn clock(directory: &Path) -> Option<PathBuf> {
 #[test]
 fn a_clock_that_jumps_changes_nothing() {
     let fixture = Fixture::get();
-    let directory = empty(fixture, "clock");
+    let directory = fixture.fresh("clock");
     let Some(clock) = clock(&directory) else { return };
     // It does jump.
     let seen = succeeds(Command::new("date").args(["+%Y", "--date=now"]).env("LD_PRELOAD", &clock));
@@ -230,7 +230,7 @@ fn a_clock_that_jumps_changes_nothing() {
         .collect();
     assert!(years.iter().any(|y| y.contains("1970") || y.contains("2100")), "{years:?} {}", seen.stdout);
     for codec in &CODECS[..3] {
-        let expected = undisturbed(fixture, codec, &empty(fixture, "clock-whole"));
+        let expected = undisturbed(fixture, codec, &fixture.fresh("clock-whole"));
         let out = directory.join(codec);
         for words in ["shards written", "complete already"] {
             let answer = succeeds(cache(fixture, codec, &out).env("LD_PRELOAD", &clock));
