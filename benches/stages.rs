@@ -142,7 +142,7 @@ fn codec_decode(bencher: Bencher) {
     let payload = codec::f16::encode(&hidden(), SECONDS * 50, 1024);
     let mut out = Vec::new();
     bencher.counter(audio(SECONDS)).bench_local(move || {
-        codec::f16::decode(black_box(&payload), SECONDS * 50, 1024, &mut out).expect("a payload");
+        codec::Codec::F16.decode(black_box(&payload), SECONDS * 50, 1024, &mut out).expect("a payload");
         out.len()
     });
 }

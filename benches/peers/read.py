@@ -73,7 +73,7 @@ class Process:
 
 
 class Ours:
-    """Our program on one cache; `what` is decode, coordinates, raw or zstd."""
+    """Our program on one cache; `what` is decode, whole, coordinates, raw or zstd."""
 
     def __init__(self, name, process, what):
         self.name, self.process, self.what = name, process, what
@@ -162,7 +162,8 @@ def main():
             width = opened["width"]
             name = codec[path]
             learned = read_codecs.safetensors(path / "codec.safetensors") if ":" in name else None
-            readers = [Ours(f"ours, {name}", program, "decode"), Ours(f"ours, {name}, checked payload", program, "raw"),
+            readers = [Ours(f"ours, {name}", program, "decode"), Ours(f"ours, {name}, one array", program, "whole"),
+                       Ours(f"ours, {name}, checked payload", program, "raw"),
                        Ours(f"zstd library, {name}", program, "zstd")]
             if learned:
                 readers.insert(1, Ours(f"ours, {name}, coordinates", program, "coordinates"))

@@ -39,8 +39,10 @@ enum Request {
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum What {
-    /// What stage two reads: hidden states.
+    /// What stage two reads: hidden states, in pieces.
     Decode,
+    /// The same as one array.
+    Whole,
     /// What a learned codec stores, before it is turned back into channels.
     Coordinates,
     /// The checked payload.
@@ -102,7 +104,13 @@ fn read(open: &Open, what: What, seconds: f64, seed: u64) -> (f64, u64, u64) {
     let (begun, started) = (cpu(), Instant::now());
     for &index in order.iter().cycle() {
         match what {
-            What::Decode => open.cache.hidden(HiddenLayer::Last, index, &mut out).expect("an utterance"),
+            What::Decode => {
+                let take = |_, piece: &[f32]| {
+                    std::hint::black_box(piece.last());
+                };
+                open.cache.hidden_in_pieces(HiddenLayer::Last, index, take).expect("an utterance");
+            }
+            What::Whole => open.cache.hidden(HiddenLayer::Last, index, &mut out).expect("an utterance"),
             What::Coordinates => {
                 open.cache.coordinates(HiddenLayer::Last, index, &mut out).expect("an utterance")
             }

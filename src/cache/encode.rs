@@ -243,14 +243,14 @@ mod tests {
         let raw = Raw { hidden: last, inner: &inner, logits: &logits, frames, padded, labels };
         let row = encode(key(37), raw, Extras { temperature: Some(2.0), ..Extras::default() }).unwrap();
         let mut values = Vec::new();
-        halves_codec::decode(&row.payloads[0], frames, width, &mut values).unwrap();
+        Codec::F16.decode(&row.payloads[0], frames, width, &mut values).unwrap();
         assert_eq!(
             row.payloads.iter().skip(1).map(Vec::len).collect::<Vec<_>>(),
             [37 * 4, 37 * 10, 37 * 10, 3 * PART, 37 * 4]
         );
         assert_eq!(row.checksum.len(), 6 * 16);
         let mut of_inner = Vec::new();
-        halves_codec::decode(&row.payloads[4], frames, 5, &mut of_inner).unwrap();
+        Codec::F16.decode(&row.payloads[4], frames, 5, &mut of_inner).unwrap();
         for frame in 0..frames {
             let channels: Vec<f32> = (0..width).map(|d| hidden[d * padded + frame]).collect();
             let halves: Vec<f32> = channels.iter().map(|&v| f16::from_f32(v).to_f32()).collect();

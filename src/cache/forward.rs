@@ -33,7 +33,7 @@ impl Input {
         let size = BINS * self.padded;
         let Some(block) = self.features.get_mut(index * size..(index + 1) * size) else { return };
         let frames = features.len().min(self.padded * BINS);
-        transpose(&features[..frames], BINS, block, self.padded);
+        transpose(&features[..frames], BINS, block, (0, self.padded));
     }
 
     /// The utterances of `range` alone, padded no further than they need.

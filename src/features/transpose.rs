@@ -3,14 +3,14 @@
 /// Frames and channels that change places together: a line of the processor's cache on both sides.
 const SIDE: usize = 16;
 
-/// `values`, [frames, channels], into the first frames of `out`, [channels, padded]; what lies behind
+/// `values`, [frames, channels], into the frames from `first` on of `out`, [channels, padded]; what lies before and behind
 /// them is left as it is.
-pub fn transpose(values: &[f32], channels: usize, out: &mut [f32], padded: usize) {
+pub fn transpose(values: &[f32], channels: usize, out: &mut [f32], (first, padded): (usize, usize)) {
     if channels == 0 {
         return;
     }
     for (block, rows) in values.chunks(SIDE * channels).enumerate() {
-        let first = SIDE * block;
+        let first = first + SIDE * block;
         let (mut groups, mut channel) = (out.chunks_exact_mut(padded), 0);
         let whole = if rows.len() == SIDE * channels { channels / SIDE } else { 0 };
         for _ in 0..whole {
@@ -41,7 +41,14 @@ mod tests {
         {
             let values: Vec<f32> = (0..frames * channels).map(|i| i as f32).collect();
             let mut out = vec![-1.0; channels * padded];
-            transpose(&values, channels, &mut out, padded);
+            let mut first = 0;
+            for piece in values.chunks(SIDE * channels) {
+                transpose(piece, channels, &mut out, (first, padded));
+                first += piece.len() / channels;
+            }
+            let mut at_once = vec![-1.0; channels * padded];
+            transpose(&values, channels, &mut at_once, (0, padded));
+            assert_eq!(out, at_once);
             for t in 0..padded {
                 for c in 0..channels {
                     let expected = if t < frames { values[t * channels + c] } else { -1.0 };

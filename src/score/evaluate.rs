@@ -138,7 +138,7 @@ fn read(corpus: &Corpus, utterances: Vec<usize>) -> Result<Batch> {
     for (row, &index) in utterances.iter().enumerate() {
         corpus.features(index, &mut features)?;
         let size = BINS * longest;
-        transpose(&features, BINS, &mut values[row * size..(row + 1) * size], longest);
+        transpose(&features, BINS, &mut values[row * size..(row + 1) * size], (0, longest));
     }
     Ok(Batch { utterances, frames, values })
 }

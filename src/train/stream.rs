@@ -190,7 +190,7 @@ impl Assembler<'_> {
             masks.mask(&mut scratch.values, frames, bins, &mut random);
         }
         let size = bins * padded;
-        transpose(&scratch.values, bins, &mut batch.features[row * size..(row + 1) * size], padded);
+        transpose(&scratch.values, bins, &mut batch.features[row * size..(row + 1) * size], (0, padded));
         for (number, PreparedTeacher { set, weight, places }) in self.stage.teachers.iter().enumerate() {
             let Some(&place) = places.get(position) else { continue };
             match self.settings.objective.target() {
@@ -231,9 +231,12 @@ impl Assembler<'_> {
                 target.weight[weights.clone()].copy_from_slice(&same.weight[weights]);
                 continue;
             }
-            set.hidden(pair.teacher, place, &mut scratch.values)?;
-            let used = &scratch.values[..frames * pair.teacher_width];
-            transpose(used, pair.teacher_width, &mut target.values[values], padded);
+            let (width, out) = (pair.teacher_width, &mut target.values[values]);
+            set.hidden(pair.teacher, place, |first, piece| {
+                // The teacher may have a frame more than the student.
+                let used = frames.saturating_sub(first) * width;
+                transpose(&piece[..used.min(piece.len())], width, out, (first, padded));
+            })?;
             if self.settings.frame_weighting() {
                 set.frame_weight(pair.teacher, place, &mut scratch.values)?;
                 target.weight[weights].copy_from_slice(&scratch.values[..frames]);

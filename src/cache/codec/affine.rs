@@ -10,7 +10,7 @@
 
 use super::instructions::{Instructions, compiled};
 use super::spread::{Values, spread};
-use super::{align, bits};
+use super::{Pieces, align, bits};
 use crate::files;
 
 /// Steps between a channel's smallest and largest value. 255 would take 50 bytes a frame more of 1,024 channels and
@@ -81,11 +81,11 @@ fn quantise_body(frame: &[f32], inverse: &[f32], zeros: &[u8], out: &mut [u8]) {
     }
 }
 
-/// Undoes [`encode`] into `out`, which becomes `[frames, width]` values.
+/// Undoes [`encode`]: `[frames, width]` values, some frames at a time.
 ///
 /// # Errors
 /// When the payload's parts cannot have come from that many frames.
-pub fn decode(payload: &[u8], frames: usize, width: usize, out: &mut Vec<f32>) -> Result<(), String> {
+pub fn decode(payload: &[u8], frames: usize, width: usize, pieces: &mut Pieces<'_>) -> Result<(), String> {
     let mask_at = align(5 * width);
     let values_at = mask_at + align(frames * width.div_ceil(8));
     let found = payload.len();
@@ -97,9 +97,9 @@ pub fn decode(payload: &[u8], frames: usize, width: usize, out: &mut Vec<f32>) -
     let zeros = zeros.iter().any(|&zero| zero != 0).then(|| zeros.iter().map(|&zero| f32::from(zero)));
     let zeros = zeros.map(Iterator::collect::<Vec<f32>>);
     let mask = payload.get(mask_at..mask_at + frames * width.div_ceil(8)).ok_or_else(short)?;
-    out.resize(frames * width, 0.0);
     let bytes = payload.get(values_at..).unwrap_or_default();
-    let present = spread(mask, Values::Bytes { bytes, scales: &scales, zeros: zeros.as_deref() }, width, out);
+    let values = Values::Bytes { bytes, scales: &scales, zeros: zeros.as_deref() };
+    let present = spread(mask, values, width, pieces);
     if present.is_none_or(|present| values_at + align(present) != found) {
         let present = bits::count(mask, width)?;
         let expected = values_at + align(present);
@@ -110,8 +110,13 @@ pub fn decode(payload: &[u8], frames: usize, width: usize, out: &mut Vec<f32>) -
 
 #[cfg(test)]
 mod tests {
+    use super::super::whole;
     use super::*;
     use crate::random::Random;
+
+    fn decode(payload: &[u8], frames: usize, width: usize, out: &mut Vec<f32>) -> Result<(), String> {
+        whole(out, |pieces| super::decode(payload, frames, width, pieces))
+    }
 
     #[test]
     fn half_a_step_is_the_largest_error_and_zeros_stay() {

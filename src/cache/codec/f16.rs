@@ -15,7 +15,7 @@
 //! (QuartzNet 15x5, 1024 wide) this takes 985 bytes a frame, the same parts end to end 1,090.
 
 use super::spread::{Values, spread};
-use super::{align, bits};
+use super::{Pieces, align, bits};
 
 /// Lays out the bits of `values` (`[frames, width]`, row-major) as a payload.
 pub fn encode(values: &[u16], frames: usize, width: usize) -> Vec<u8> {
@@ -49,12 +49,12 @@ pub fn encode(values: &[u16], frames: usize, width: usize) -> Vec<u8> {
     payload
 }
 
-/// Undoes [`encode`] into `out`, which becomes `[frames, width]` values.
+/// Undoes [`encode`]: `[frames, width]` values, some frames at a time.
 ///
 /// # Errors
 /// When the payload's parts cannot have come from that many frames; the text says what was
 /// expected and found.
-pub fn decode(payload: &[u8], frames: usize, width: usize, out: &mut Vec<f32>) -> Result<(), String> {
+pub fn decode(payload: &[u8], frames: usize, width: usize, pieces: &mut Pieces<'_>) -> Result<(), String> {
     let row_bytes = width.div_ceil(8);
     let high_at = align(frames * row_bytes);
     let found = payload.len();
@@ -64,8 +64,7 @@ pub fn decode(payload: &[u8], frames: usize, width: usize, out: &mut Vec<f32>) -
     // The two parts are of one length: where the second begins follows from where it ends.
     let part = found.saturating_sub(high_at) / 2;
     let (high, low) = payload.get(high_at..).unwrap_or_default().split_at(part);
-    out.resize(frames * width, 0.0);
-    let present = spread(deltas, Values::Halves { high, low }, width, out);
+    let present = spread(deltas, Values::Halves { high, low }, width, pieces);
     if present.is_none_or(|present| high_at + 2 * align(present) != found) {
         let present = bits::count(deltas, width)?;
         let expected = high_at + 2 * align(present);
@@ -76,10 +75,14 @@ pub fn decode(payload: &[u8], frames: usize, width: usize, out: &mut Vec<f32>) -
 
 #[cfg(test)]
 mod tests {
-    use super::super::PART;
+    use super::super::{PART, whole};
     use super::*;
     use half::f16;
     use proptest::prelude::*;
+
+    fn decode(payload: &[u8], frames: usize, width: usize, out: &mut Vec<f32>) -> Result<(), String> {
+        whole(out, |pieces| super::decode(payload, frames, width, pieces))
+    }
 
     fn round_trip(values: &[u16], frames: usize, width: usize) {
         let payload = encode(values, frames, width);

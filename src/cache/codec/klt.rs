@@ -9,6 +9,7 @@
 //! A payload is what [`super::rans::Tables::encode`] makes of the quantised values, block after block of eight frames (the last
 //! may be shorter, with a DCT of its length), frequency after frequency, component after component.
 
+use super::Pieces;
 use super::cosine::{Restorer, transform};
 use super::instructions::Instructions;
 use super::quantiser::{quantise, search, statistics};
@@ -53,7 +54,8 @@ impl Klt {
         tables: Tables,
     ) -> Option<Self> {
         let most = usize::from(classes.iter().copied().max().unwrap_or(0));
-        let fits = classes.len() == BLOCK * rotation.rank() && most < tables.frequencies().len();
+        let rank = rotation.rank();
+        let fits = rank > 0 && classes.len() == BLOCK * rank && most < tables.frequencies().len();
         (fits && step > 0.0 && step.is_finite()).then_some(Self { rotation, step, lift, classes, tables })
     }
 
@@ -134,28 +136,38 @@ impl Klt {
     /// When the payload cannot be of so many frames.
     pub fn coordinates(&self, payload: &[u8], frames: usize, out: &mut Vec<f32>) -> Result<(), String> {
         let rank = self.rotation.rank();
-        reserve(out, frames, rank)?;
-        out.resize(frames * rank, 0.0);
-        let restorer = Restorer::new(self.step, self.lift, rank.max(1));
+        let restorer = Restorer::new(self.step, self.lift, rank);
         let mut blocks = Blocks::new(self, payload)?;
-        for block in out.chunks_mut(BLOCK * rank.max(1)) {
+        out.clear();
+        // A payload does not say of how many frames it is: it ends, and no more room is made than it fills.
+        for first in (0..frames).step_by(BLOCK) {
+            let from = out.len();
+            out.resize(from + BLOCK.min(frames - first) * rank, 0.0);
+            let block = &mut out[from..];
             restorer.restore(blocks.next(block.len()), block);
+            if blocks.decoder.overrun() {
+                break;
+            }
         }
         blocks.decoder.finish()
     }
 
-    /// A payload to hidden states, [frames, width]; replaces `out`. Not by way of the coordinates: what is turned back is
-    /// their cosine transform, of which most is zero.
+    /// A payload to hidden states, [frames, width], some frames at a time. Not by way of the coordinates: what is turned
+    /// back is their cosine transform, of which most is zero.
     ///
     /// # Errors
     /// When the payload cannot be of so many frames.
-    pub fn decode(&self, payload: &[u8], frames: usize, out: &mut Vec<f32>) -> Result<(), String> {
-        reserve(out, frames, self.rotation.width())?;
-        let restorer = Restorer::new(self.step, self.lift, self.rotation.rank().max(1));
+    pub fn decode(&self, payload: &[u8], frames: usize, pieces: &mut Pieces<'_>) -> Result<(), String> {
+        let restorer = Restorer::new(self.step, self.lift, self.rotation.rank());
         let mut blocks = Blocks::new(self, payload)?;
-        let next = |spectrum: &mut [f32]| restorer.spectrum(blocks.next(spectrum.len()), spectrum);
-        self.rotation.hidden((frames, BLOCK), next, out);
-        blocks.decoder.finish()
+        // As above.
+        let next = |spectrum: &mut [f32]| {
+            restorer.spectrum(blocks.next(spectrum.len()), spectrum);
+            (!blocks.decoder.overrun()).then_some(())
+        };
+        let all = self.rotation.hidden((frames, BLOCK), next, pieces);
+        blocks.decoder.finish()?;
+        all.ok_or_else(|| format!("expected the values of {frames} frames"))
     }
 }
 
@@ -189,17 +201,16 @@ impl<'a> Blocks<'a> {
     }
 }
 
-/// Room for [frames, width], or why there is none: a payload does not say how many frames it can be of.
-fn reserve(out: &mut Vec<f32>, frames: usize, width: usize) -> Result<(), String> {
-    let wanted = frames.checked_mul(width).ok_or_else(|| format!("{frames} frames of {width} values"))?;
-    out.try_reserve(wanted.saturating_sub(out.len()))
-        .map_err(|e| format!("{frames} frames of {width} values: {e}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::rotation::tests::made_up;
+    use super::super::whole;
     use super::*;
+
+    fn decode(codec: &Klt, payload: &[u8], frames: usize) -> Result<Vec<f32>, String> {
+        let mut out = vec![5.0; 3];
+        whole(&mut out, |pieces| codec.decode(payload, frames, pieces)).map(|()| out)
+    }
 
     fn relative(found: &[f32], expected: &[f32]) -> f64 {
         let square = |v: f64| v * v;
@@ -226,8 +237,7 @@ mod tests {
             let off: f64 = coordinates.iter().zip(&true_coordinates).map(|(a, b)| square(a - b)).sum();
             let error = (off / unseen.iter().map(|&v| square(v)).sum::<f64>()).sqrt();
             assert!((0.9 * target..=1.03 * target).contains(&error), "{error} of {target}");
-            let mut hidden = Vec::new();
-            codec.decode(&payload, 403, &mut hidden).unwrap();
+            let hidden = decode(&codec, &payload, 403).unwrap();
             assert!(relative(&hidden, &unseen) <= error + 1e-6, "clipping at zero takes nothing away");
             assert!(hidden.iter().all(|&v| v >= 0.0));
             bytes.push(payload.len());
@@ -252,14 +262,13 @@ mod tests {
             assert!(codec.coordinates(&payload, frames + 1, &mut Vec::new()).is_err());
             for many in [u32::MAX as usize * 1024, usize::MAX] {
                 assert!(codec.coordinates(&payload, many, &mut Vec::new()).is_err());
-                assert!(codec.decode(&payload, many, &mut Vec::new()).is_err());
+                assert!(decode(&codec, &payload, many).is_err());
             }
         }
         // A value far beyond the sample is escaped, not cut.
         let mut far = made_up(8, width, 60);
         far[20] = 900.0;
-        let mut found = Vec::new();
-        codec.decode(&codec.encode(&far), 8, &mut found).unwrap();
+        let found = decode(&codec, &codec.encode(&far), 8).unwrap();
         assert!(relative(&found, &far) < 0.01);
     }
 
@@ -267,9 +276,7 @@ mod tests {
     fn error_of(codec: &Klt, sample: &[Vec<f32>], width: usize) -> f64 {
         let mut all = (Vec::new(), Vec::new());
         for hidden in sample {
-            let mut found = Vec::new();
-            codec.decode(&codec.encode(hidden), hidden.len() / width, &mut found).unwrap();
-            all.0.extend(found);
+            all.0.extend(decode(codec, &codec.encode(hidden), hidden.len() / width).unwrap());
             all.1.extend_from_slice(hidden);
         }
         relative(&all.0, &all.1)

@@ -9,6 +9,7 @@ pub mod klt;
 mod model;
 mod name;
 mod nearest;
+mod pieces;
 pub mod pq;
 mod quantiser;
 pub mod rans;
@@ -21,6 +22,8 @@ mod turn_kernel;
 
 pub use model::{CODEC_FILE, CodecModel};
 pub use name::CodecName;
+pub use pieces::Pieces;
+use pieces::whole;
 
 use klt::Klt;
 use pq::Pq;
@@ -93,10 +96,25 @@ impl Codec {
         width: usize,
         out: &mut Vec<f32>,
     ) -> Result<(), String> {
+        whole(out, |pieces| self.decode_in_pieces(payload, frames, width, pieces))
+    }
+
+    /// A payload to hidden states, [frames, width], some frames at a time.
+    ///
+    /// # Errors
+    /// As for [`Codec::coordinates`]; what has been handed on by then is no longer worth anything.
+    pub fn decode_in_pieces(
+        &self,
+        payload: &[u8],
+        frames: usize,
+        width: usize,
+        pieces: &mut Pieces<'_>,
+    ) -> Result<(), String> {
         match self {
-            Self::F16 | Self::U8 => self.coordinates(payload, frames, width, out),
-            Self::Klt(codec) => codec.decode(payload, frames, out),
-            Self::Pq(codec) => codec.decode(payload, frames, out),
+            Self::F16 => f16::decode(payload, frames, width, pieces),
+            Self::U8 => affine::decode(payload, frames, width, pieces),
+            Self::Klt(codec) => codec.decode(payload, frames, pieces),
+            Self::Pq(codec) => codec.decode(payload, frames, pieces),
         }
     }
 
@@ -112,8 +130,7 @@ impl Codec {
         out: &mut Vec<f32>,
     ) -> Result<(), String> {
         match self {
-            Self::F16 => f16::decode(payload, frames, width, out),
-            Self::U8 => affine::decode(payload, frames, width, out),
+            Self::F16 | Self::U8 => self.decode(payload, frames, width, out),
             Self::Klt(codec) => codec.coordinates(payload, frames, out),
             Self::Pq(codec) => codec.coordinates(payload, frames, out),
         }

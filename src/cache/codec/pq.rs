@@ -6,6 +6,7 @@
 
 use rayon::prelude::*;
 
+use super::Pieces;
 use super::instructions::Instructions;
 use super::nearest::{CENTROIDS, Nearest};
 use super::rotation::Rotation;
@@ -110,18 +111,20 @@ impl Pq {
         Ok(())
     }
 
-    /// A payload to hidden states, [frames, width]; replaces `out`.
+    /// A payload to hidden states, [frames, width], some frames at a time.
     ///
     /// # Errors
     /// When the payload is not of so many frames.
-    pub fn decode(&self, payload: &[u8], frames: usize, out: &mut Vec<f32>) -> Result<(), String> {
+    pub fn decode(&self, payload: &[u8], frames: usize, pieces: &mut Pieces<'_>) -> Result<(), String> {
         let mut all = self.frames(payload, frames)?;
         let next = |row: &mut [f32]| {
-            let codes = all.next().unwrap_or_default();
+            let codes = all.next()?;
             look_up(self.instructions, codes, &self.centroids, self.dimensions, row);
+            Some(())
         };
-        self.rotation.hidden((frames, 1), next, out);
-        Ok(())
+        self.rotation
+            .hidden((frames, 1), next, pieces)
+            .ok_or_else(|| format!("expected the codes of {frames} frames"))
     }
 
     /// The codes of every frame.
@@ -255,6 +258,7 @@ fn cluster(points: &[f32], dimensions: usize, group: u64) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::super::rotation::tests::{hidden as turned_back, made_up};
+    use super::super::whole;
     use super::*;
 
     #[test]
@@ -270,7 +274,7 @@ mod tests {
             let mut coordinates = Vec::new();
             codec.coordinates(&payload, 301, &mut coordinates).unwrap();
             let mut hidden = Vec::new();
-            codec.decode(&payload, 301, &mut hidden).unwrap();
+            whole(&mut hidden, |pieces| codec.decode(&payload, 301, pieces)).unwrap();
             assert_eq!(hidden, turned_back(codec.rotation(), &coordinates));
             let square = |v: f32| f64::from(v) * f64::from(v);
             let off: f64 = hidden.iter().zip(&unseen).map(|(a, b)| square(a - b)).sum();

@@ -267,6 +267,11 @@ impl<'a> Decoder<'a> {
         }
     }
 
+    /// Whether more was asked for than there is: what came last is not what was written.
+    pub fn overrun(&self) -> bool {
+        self.overrun
+    }
+
     /// Whether exactly what was written has been read.
     ///
     /// # Errors

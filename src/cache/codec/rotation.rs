@@ -2,6 +2,7 @@
 
 use nalgebra::{DMatrix, SymmetricEigen};
 
+use super::pieces::{Pieces, whole};
 use super::turn::Turn;
 use crate::kernels::gram;
 
@@ -123,23 +124,23 @@ impl Rotation {
     pub fn coordinates(&self, hidden: &[f32]) -> Vec<f32> {
         let (mut rows, mut out) = (hidden.chunks_exact(self.width().max(1)), Vec::new());
         let frames = rows.len();
-        let next = |row: &mut [f32]| row.copy_from_slice(rows.next().unwrap_or_default());
+        let next = |row: &mut [f32]| rows.next().map(|values| row.copy_from_slice(values));
         let basis = (self.turned.as_slice(), self.away.as_slice(), f32::NEG_INFINITY);
-        self.forward.channels(basis, (frames, 1), next, &mut out);
+        let _all = whole(&mut out, |pieces| self.forward.channels(basis, (frames, 1), next, pieces));
         out
     }
 
-    /// Coordinates of `frames` frames to hidden states, [frames, width]; replaces `out`. The coordinates come in blocks of
-    /// `block` frames, at most eight, the last may be shorter: `spectrum` is called for each in order and writes its
-    /// orthonormal DCT-II over the frames, [frequency, rank]. A block of one frame is the frame's coordinates.
+    /// Coordinates of `frames` frames to hidden states, [frames, width]. The coordinates come in blocks of `block` frames, at
+    /// most eight, the last may be shorter: `spectrum` is called for each in order and writes its orthonormal DCT-II over
+    /// the frames, [frequency, rank]. A block of one frame is the frame's coordinates. Ends where there is none.
     pub(super) fn hidden(
         &self,
         (frames, block): (usize, usize),
-        spectrum: impl FnMut(&mut [f32]),
-        out: &mut Vec<f32>,
-    ) {
+        spectrum: impl FnMut(&mut [f32]) -> Option<()>,
+        pieces: &mut Pieces<'_>,
+    ) -> Option<()> {
         let Self { mean, basis, floor, .. } = self;
-        self.backward.channels((basis, mean, *floor), (frames, block), spectrum, out);
+        self.backward.channels((basis, mean, *floor), (frames, block), spectrum, pieces)
     }
 }
 
@@ -163,8 +164,9 @@ pub(super) mod tests {
     /// Coordinates, [frames, rank], to hidden states.
     pub fn hidden(rotation: &Rotation, coordinates: &[f32]) -> Vec<f32> {
         let (mut frames, mut out) = (coordinates.chunks_exact(rotation.rank()), Vec::new());
-        let next = |row: &mut [f32]| row.copy_from_slice(frames.next().unwrap());
-        rotation.hidden((coordinates.len() / rotation.rank(), 1), next, &mut out);
+        let next = |row: &mut [f32]| frames.next().map(|values| row.copy_from_slice(values));
+        let shape = (coordinates.len() / rotation.rank(), 1);
+        whole(&mut out, |pieces| rotation.hidden(shape, next, pieces)).unwrap();
         out
     }
 

@@ -16,6 +16,7 @@
 use super::cosine::{back, multiply};
 use super::instructions::{Instructions, compiled};
 use super::klt::BLOCK;
+use super::pieces::Pieces;
 use super::turn_kernel::{DEPTH, Lists, PANEL, Row, place, visits};
 
 /// Rows that go through one panel of the basis after the other; their coordinates and sums lie in the second-level cache.
@@ -128,36 +129,41 @@ impl Turn {
         turn
     }
 
-    /// `frames` frames of coordinates to channels, [frames, width], with the basis that this was made of; replaces `out`. The coordinates come in blocks of `block`
-    /// frames, the last may be shorter, each as `spectrum` gives it when it is called for one after the other: the
-    /// orthonormal DCT-II over the block's frames, [frequency, rank].
+    /// `frames` frames of coordinates to channels, [frames, width], with the basis that this was made of. The coordinates
+    /// come in blocks of `block` frames, the last may be shorter, each as `spectrum` gives it when it is called for one
+    /// after the other: the orthonormal DCT-II over the block's frames, [frequency, rank]. Ends where there is none.
     pub(super) fn channels(
         &self,
         (basis, mean, floor): (&[f32], &[f32], f32),
         (frames, block): (usize, usize),
-        mut spectrum: impl FnMut(&mut [f32]),
-        out: &mut Vec<f32>,
-    ) {
-        out.resize(frames * self.width, 0.0);
+        mut spectrum: impl FnMut(&mut [f32]) -> Option<()>,
+        pieces: &mut Pieces<'_>,
+    ) -> Option<()> {
         let mut scratch = SCRATCH.take();
         let block = block.clamp(1, BLOCK);
         let back = [block, frames % block].map(back);
         let finish = &Finish { instructions: self.instructions, mean, floor, back };
-        if self.table.is_empty() {
-            let rows = &mut scratch.spectrum;
-            for out in out.chunks_mut((block * self.width).max(1)) {
-                rows.clear();
-                rows.resize(out.len() / self.width * self.rank, 0.0);
-                spectrum(rows);
-                self.in_single(basis, rows, finish, out);
-            }
-        } else {
-            for group in out.chunks_mut(GROUP / block * block * self.width) {
-                self.gather(group.len() / self.width, block, &mut spectrum, &mut scratch);
-                self.turn(block, finish, &mut scratch, group);
-            }
-        }
+        let group = GROUP / block * block;
+        let all = (0..frames).step_by(group).try_for_each(|first| {
+            let frames = group.min(frames - first);
+            pieces.next(frames, self.width, |out| {
+                if !self.table.is_empty() {
+                    self.gather(frames, block, &mut spectrum, &mut scratch)?;
+                    self.turn(block, finish, &mut scratch, out);
+                    return Some(());
+                }
+                let rows = &mut scratch.spectrum;
+                for out in out.chunks_mut((block * self.width).max(1)) {
+                    rows.clear();
+                    rows.resize(out.len() / self.width * self.rank, 0.0);
+                    spectrum(rows)?;
+                    self.in_single(basis, rows, finish, out);
+                }
+                Some(())
+            })
+        });
         SCRATCH.set(scratch);
+        all
     }
 
     /// One block, [n, rank] to [n, width], in single precision.
@@ -188,9 +194,9 @@ impl Turn {
         &self,
         frames: usize,
         block: usize,
-        spectrum: &mut impl FnMut(&mut [f32]),
+        spectrum: &mut impl FnMut(&mut [f32]) -> Option<()>,
         scratch: &mut Scratch,
-    ) {
+    ) -> Option<()> {
         let Scratch { spectrum: rows, lists, factors, .. } = scratch;
         lists.clear();
         factors.clear();
@@ -202,7 +208,7 @@ impl Turn {
                 let (rows, none) = rows.split_at_mut(n * self.rank);
                 none.fill(0.0);
                 if n > 0 {
-                    spectrum(rows);
+                    spectrum(rows)?;
                 }
             }
             let (first, second) = rows.split_at(side);
@@ -213,6 +219,7 @@ impl Turn {
                 factors.extend(scales.map(|s| s.map_or(f32::NAN, |s| power(-s) * power(-self.scale))));
             }
         }
+        Some(())
     }
 
     /// The exponent of a row's scale; `None` where it holds what is no number.

@@ -1,3 +1,4 @@
+use super::super::whole;
 use super::*;
 use crate::random::Random;
 
@@ -76,8 +77,9 @@ fn turned(turn: &Turn, parts: (&[f32], &[f32], f32), shape: (usize, usize), rows
     let next = |spectrum: &mut [f32]| {
         spectrum.copy_from_slice(&rows[at..at + spectrum.len()]);
         at += spectrum.len();
+        Some(())
     };
-    turn.channels(parts, shape, next, &mut out);
+    whole(&mut out, |pieces| turn.channels(parts, shape, next, pieces)).unwrap();
     assert_eq!(at, rows.len());
     out
 }
