@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::codec::CodecName;
+use super::codec::{CodecName, pq};
 use super::rate::{Rate, USUAL};
 use crate::corpus::SHARD_UTTERANCES;
 use crate::error::{Error, Result};
@@ -21,7 +21,9 @@ const LABEL: f64 = 1.6;
 const F16_SPEED: f64 = 5.4;
 const U8_SPEED: f64 = 4.0;
 const KLT_SPEED: f64 = 0.42;
-const PQ_SPEED: f64 = 0.67;
+/// Of `pq:64`, and the components that it has; what it costs to turn them back grows with their number.
+const PQ_SPEED: f64 = 1.0;
+const PQ_COMPONENTS: f64 = 384.0;
 /// Channels at which speeds were measured; turning coordinates back costs the square of them.
 const CHANNELS: f64 = 1024.0;
 /// Mean seconds of an utterance: the 281,241 of LibriSpeech's 961 hours.
@@ -221,12 +223,13 @@ fn expected(codec: CodecName, width: usize) -> f64 {
 
 /// Gigabytes a second that a core decodes of `width` channels.
 fn decoded(codec: CodecName, width: usize) -> f64 {
-    let learned = |speed: f64| (speed * CHANNELS / width.max(1) as f64).min(U8_SPEED);
     match codec {
         CodecName::F16 => F16_SPEED,
         CodecName::U8 => U8_SPEED,
-        CodecName::Klt(_) => learned(KLT_SPEED),
-        CodecName::Pq(_) => learned(PQ_SPEED),
+        CodecName::Klt(_) => (KLT_SPEED * CHANNELS / width.max(1) as f64).min(U8_SPEED),
+        CodecName::Pq(bytes) => {
+            (PQ_SPEED * PQ_COMPONENTS / pq::components(width, bytes).max(1) as f64).min(U8_SPEED)
+        }
     }
 }
 
@@ -323,5 +326,7 @@ mod tests {
         assert!((klt.decode_cores - 50_000.0 * 2048.0 / (KLT_SPEED * 1e9)).abs() < 1e-9);
         // Half the channels are turned back four times as fast.
         assert_eq!(decoded(CodecName::Klt(0.1), 512), 2.0 * KLT_SPEED);
+        let of = |bytes| decoded(CodecName::Pq(bytes), 1024);
+        assert_eq!([of(128), of(64), of(32)], [0.75, 1.0, 1.5].map(|times| times * PQ_SPEED));
     }
 }

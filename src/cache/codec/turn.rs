@@ -11,7 +11,7 @@
 //! the components only those where one of the two rows is not zero ([`Lists`]). The two rows are of one frequency, so that
 //! they are zero at the same places more often than not.
 //!
-//! A layer of less than [`NARROW`] channels costs little: it is turned in single precision, in one order of sums.
+//! Less than [`NARROW`] channels and components cost little: they are turned in single precision, in one order of sums.
 
 use super::cosine::{back, multiply};
 use super::instructions::{Instructions, compiled};
@@ -21,7 +21,7 @@ use super::turn_kernel::{DEPTH, Lists, PANEL, Row, place, visits};
 
 /// Rows that go through one panel of the basis after the other; their coordinates and sums lie in the second-level cache.
 const GROUP: usize = 128;
-/// Layers of fewer channels are turned in single precision.
+/// Where there are fewer channels, and no more components, single precision serves.
 const NARROW: usize = 256;
 /// Bits of what is stored, without the sign.
 const BITS: i32 = 15;
@@ -100,7 +100,7 @@ impl Turn {
     fn with(instructions: Instructions, basis: &[f32], width: usize, rank: usize) -> Self {
         let mut turn = Self { instructions, width, rank, table: Vec::new(), scale: 0, longest: 0.0 };
         let largest = basis.iter().fold(0f32, |most, value| most.max(value.abs()));
-        if width < NARROW || rank == 0 || !(1e-6..1e6).contains(&largest) {
+        if width.max(rank) < NARROW || rank == 0 || !(1e-6..1e6).contains(&largest) {
             return turn;
         }
         turn.scale = BITS - 1 - exponent(f64::from(largest));
