@@ -94,6 +94,14 @@ fn what_was_written_is_read_by_name() {
             let single = expected.hidden[at % 40 * frames + at / 40];
             assert_eq!(*value, half::f16::from_f32(single).to_f32());
         }
+        let (mut pieces, mut next) = (Vec::new(), 0);
+        let take = |first: usize, piece: &[f32]| {
+            assert_eq!(first, next);
+            next += piece.len() / 40;
+            pieces.extend_from_slice(piece);
+        };
+        cache.expected_hidden(HiddenLayer::Last, index, take).unwrap();
+        assert_eq!(pieces, out, "an exact codec has one answer");
         cache.frame_weight(HiddenLayer::Last, index, &mut out).unwrap();
         assert_eq!(out.len(), frames);
         for (number, width) in [(0, 24), (7, 9)] {
