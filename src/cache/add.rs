@@ -19,6 +19,7 @@ use super::nbest::{self, NbestIdentity, NbestSearch};
 use super::resume::{self, Wanted};
 use super::rows::Rows;
 use super::schema::{CHECKSUM, copy_rows};
+use super::together::interrupted;
 use crate::decode::Decoder;
 use crate::error::{Error, Result};
 use crate::files::{self, DirectoryLock};
@@ -83,8 +84,7 @@ pub fn add(options: &AddOptions, stop: &Stop) -> Result<Added> {
     let mut bad = Vec::new();
     for &shard in &pending {
         if stop.requested() {
-            let detail = "the finished shards are kept; the same command goes on after them";
-            return Err(Error::Interrupted(detail.to_owned()));
+            return Err(interrupted());
         }
         match was.shards[shard].difference(dir)? {
             Some(difference) => bad.push(format!("{} ({difference})", was.shards[shard].file)),
@@ -94,10 +94,10 @@ pub fn add(options: &AddOptions, stop: &Stop) -> Result<Added> {
     progress.finish();
     if !bad.is_empty() {
         let detail = format!(
-            "{} not as written: {}; put back a copy and run this again, or let `tutornet cache` with the teacher, the corpus and \
-             the same --nbest write what is missing",
+            "{} not as written: {}; put back a copy and run this again, or let {} write what is missing",
             if bad.len() == 1 { "a shard is" } else { "shards are" },
-            bad.join(", ")
+            bad.join(", "),
+            otherwise(found.corpus.parts.is_empty())
         );
         return Err(Error::format(dir, detail));
     }
@@ -122,8 +122,10 @@ fn begin(dir: &Path, found: &Identity, after: &Identity) -> Result<Option<Manife
             remove(dir, ADDING)?;
             return Ok(None);
         }
-        let detail = "the cache is not complete, and no (whole) adding.toml says what was done: `tutornet cache` with the teacher, \
-                      the corpus and the same --nbest completes it";
+        let detail = format!(
+            "the cache is not complete, and no (whole) adding.toml says what was done: {} completes it",
+            otherwise(found.corpus.parts.is_empty())
+        );
         return journal.map(Some).ok_or_else(|| Error::format(dir, detail));
     }
     let identity = files::blake3_file(&dir.join(IDENTITY))?;
@@ -141,9 +143,20 @@ fn begin(dir: &Path, found: &Identity, after: &Identity) -> Result<Option<Manife
         // Killed after the manifest was taken away, before another cache.toml was there.
         Err(error) => journal.filter(|journal| journal.identity == identity).ok_or(error)?,
     };
+    // Left by a kill between a manifest and what it replaces: they say that shards of the cache as it was are finished.
+    resume::remove_records(dir, was.shards.iter().map(|entry| entry.file.as_str()))?;
     remove(dir, MANIFEST)?;
     after.save(dir)?;
     Ok(Some(was))
+}
+
+/// What makes the cache with its texts otherwise.
+fn otherwise(taught: bool) -> &'static str {
+    if taught {
+        "`tutornet cache` with the teacher, the corpus and the same --nbest"
+    } else {
+        "`tutornet cache merge` of the caches that it was made of, each with the same texts (`tutornet cache add`)"
+    }
 }
 
 /// The work at one cache.
@@ -199,7 +212,7 @@ impl Adding<'_> {
                 (CHECKSUM.to_owned(), Arc::new(sums)),
             ])
         };
-        let summary = copy_rows(&path, &path, &self.after, &self.hash, &mut fresh)?;
+        let summary = copy_rows(&path, &path, &self.after, &self.hash, &mut fresh, |_| false)?;
         let entry = ShardEntry::new(&old.file, old.frames, summary);
         resume::write_record(self.dir, &entry)?;
         Ok(entry)

@@ -105,6 +105,16 @@ impl Manifest {
     /// # Errors
     /// When the cache is not complete, or one of the two files is not the one that was written.
     pub fn load(dir: &Path) -> Result<Self> {
+        let manifest = Self::read(dir)?;
+        manifest.require_identity(dir)?;
+        Ok(manifest)
+    }
+
+    /// Reads `DIR/manifest.toml` and its seal, whatever `cache.toml` is beside it.
+    ///
+    /// # Errors
+    /// When the cache is not complete, or the file is not the one that was written.
+    pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(MANIFEST);
         if !store::exists(&path)? {
             let next = if store::is_remote(dir) {
@@ -127,17 +137,21 @@ impl Manifest {
             let detail = format!("expected a plain file name, found {:?}", entry.file);
             return Err(Error::format(&path, detail));
         }
-        let found = files::blake3_file(&dir.join(IDENTITY))?;
-        if manifest.identity != found {
-            return Err(Error::mismatch(
-                format!("{IDENTITY} in {}", dir.display()),
-                format!("BLAKE3 {} (from {MANIFEST})", manifest.identity),
-                found,
-                "one of the two was changed, or is from another cache: the command that made the cache, run once more with all of its \
-                 options, writes it again and computes nothing that is whole",
-            ));
-        }
         Ok(manifest)
+    }
+
+    fn require_identity(&self, dir: &Path) -> Result<()> {
+        let found = files::blake3_file(&dir.join(IDENTITY))?;
+        if self.identity == found {
+            return Ok(());
+        }
+        Err(Error::mismatch(
+            format!("{IDENTITY} in {}", dir.display()),
+            format!("BLAKE3 {} (from {MANIFEST})", self.identity),
+            found,
+            "one of the two was changed, or is from another cache: the command that made the cache, run once more with all of its \
+             options, writes it again and computes nothing that is whole",
+        ))
     }
 
     /// Writes `DIR/manifest.toml`, sealed: from here on the cache is complete.

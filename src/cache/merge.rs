@@ -11,9 +11,10 @@ use super::codec::CodecName;
 use super::identity::{CorpusIdentity, CorpusPart, IDENTITY, Identity};
 use super::manifest::{Manifest, ShardEntry};
 use super::recode;
-use super::resume::{self, Wanted};
-use super::schema::copy_rows;
+use super::remedy::remedy;
+use super::resume::{self, Place, Wanted};
 use super::settle::{refuse_other, settle_codec};
+use super::together::interrupted;
 use crate::error::{Error, Result};
 use crate::files::{self, DirectoryLock};
 use crate::progress::Progress;
@@ -103,17 +104,18 @@ pub fn merge(options: &MergeOptions, stop: &Stop) -> Result<Merged> {
     let wanted: Vec<Wanted> = sources.iter().map(|source| source.wanted.clone()).collect();
     let mut finished = resume::survey(out, &identity, &hash, &Arc::new(codecs), &wanted)?;
     let pending: Vec<usize> = (0..finished.len()).filter(|&shard| finished[shard].is_none()).collect();
-    if !pending.is_empty() {
+    let expected = Manifest::load(out).map_or_else(|_| Vec::new(), |manifest| manifest.shards);
+    if !pending.is_empty() && expected.is_empty() {
         resume::reopen(out, &finished)?;
     }
+    let place = Place { dir: out, identity: &identity, cache: &hash, expected: &expected };
     let mebibytes = |shard: usize| sources[shard].entry.bytes >> 20;
     let progress = Progress::new("merge", "MiB", pending.iter().map(|&shard| mebibytes(shard)).sum());
     let copied = pending.par_iter().map(|&shard| {
         if stop.requested() {
-            let detail = "the finished shards are kept; the same command goes on after them";
-            return Err(Error::Interrupted(detail.to_owned()));
+            return Err(interrupted());
         }
-        let entry = copy(&sources[shard], out, &identity, &hash)?;
+        let entry = copy(&sources[shard], place)?;
         progress.add(mebibytes(shard));
         Ok((shard, entry))
     });
@@ -127,18 +129,13 @@ pub fn merge(options: &MergeOptions, stop: &Stop) -> Result<Merged> {
 }
 
 /// Copies a shard of another cache: its rows, under the identity of the merged one.
-fn copy(source: &Source, out: &Path, identity: &Identity, hash: &str) -> Result<ShardEntry> {
+fn copy(source: &Source, place: Place<'_>) -> Result<ShardEntry> {
     let Source { dir, entry, wanted } = source;
     let path = dir.join(&entry.file);
     if let Some(difference) = entry.difference(dir)? {
-        let repair =
-            "run the command that made that cache once more, it rewrites what is bad; then merge again";
-        return Err(Error::format(path, format!("{difference}; {repair}")));
+        return Err(Error::format(path, format!("{difference}; {}; then merge again", remedy(dir))));
     }
-    let summary = copy_rows(&path, &out.join(&wanted.file), identity, hash, &mut |_| Ok(Vec::new()))?;
-    let entry = ShardEntry::new(&wanted.file, entry.frames, summary);
-    resume::write_record(out, &entry)?;
-    Ok(entry)
+    place.copy(&wanted.file, entry.frames, &path)
 }
 
 /// Refuses caches that differ in anything but their corpus.

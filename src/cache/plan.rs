@@ -108,7 +108,8 @@ pub struct CodecCosts {
 /// Estimates the costs.
 ///
 /// # Errors
-/// When a number is not above zero, the model's layers cannot be counted, or rates are those of another width.
+/// When a number is not above zero, the model's layers cannot be counted or are too narrow for a codec that was given, or
+/// rates are those of another width.
 pub fn plan(plan: &Plan) -> Result<Costs> {
     for (name, value) in [
         ("--hours", plan.hours),
@@ -137,7 +138,12 @@ pub fn plan(plan: &Plan) -> Result<Costs> {
     let operations = 2.0 * summary.parameters as f64 * frames;
     let teacher_hours = operations / (plan.tflops * 1e12) / 3600.0;
     let posterior = LABEL * summary.labels as f64;
-    let codecs = if plan.codecs.is_empty() { USUAL.as_slice() } else { &plan.codecs };
+    let width = summary.hidden_width;
+    let usual = || USUAL.into_iter().filter(|codec| codec.require(width).is_ok()).collect();
+    let codecs: Vec<CodecName> = if plan.codecs.is_empty() { usual() } else { plan.codecs.clone() };
+    for codec in &codecs {
+        codec.require(width).map_err(|detail| Error::invalid(format!("{}: {detail}", plan.model.name)))?;
+    }
     let row = |&codec: &CodecName| {
         let (hidden, gigabytes) = match measured.iter().find(|rate| rate.codec == codec.to_string()) {
             Some(rate) => (rate.bytes_per_frame, rate.decode_gb_per_s),
@@ -228,7 +234,7 @@ fn decoded(codec: CodecName, width: usize) -> f64 {
         CodecName::U8 => U8_SPEED,
         CodecName::Klt(_) => (KLT_SPEED * CHANNELS / width.max(1) as f64).min(U8_SPEED),
         CodecName::Pq(bytes) => {
-            (PQ_SPEED * PQ_COMPONENTS / pq::components(width, bytes).max(1) as f64).min(U8_SPEED)
+            (PQ_SPEED * PQ_COMPONENTS / pq::components(width, bytes) as f64).min(U8_SPEED)
         }
     }
 }

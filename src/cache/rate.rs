@@ -48,11 +48,11 @@ pub struct Rate {
     pub learn_s: f64,
 }
 
-/// Measures codecs on the last layer of an exact cache. Every second utterance of a sample is learned from, the others are
-/// measured.
+/// Measures codecs on the last layer of an exact cache; where none are given the usual ones, without those that the layer
+/// cannot have. Every second utterance of a sample is learned from, the others are measured.
 ///
 /// # Errors
-/// When the cache is not of codec `f16`, has fewer than two utterances with frames, or is damaged.
+/// When the cache is not of codec `f16`, cannot have a codec that was given, has fewer than two utterances with frames, or is damaged.
 pub fn rate(cache: &Cache, codecs: &[CodecName]) -> Result<Vec<Rate>> {
     if cache.identity().codec_name() != Ok(CodecName::F16) {
         return Err(Error::mismatch(
@@ -77,15 +77,18 @@ pub fn rate(cache: &Cache, codecs: &[CodecName]) -> Result<Vec<Rate>> {
             "expected at least two utterances with frames to measure codecs on",
         ));
     }
-    let progress = Progress::new("rate", "codecs", codecs.len() as u64);
-    let rate = |&name: &CodecName| {
-        let rate = measure(name, &known, &unseen, width);
+    let wanted = if codecs.is_empty() { USUAL.as_slice() } else { codecs };
+    let progress = Progress::new("rate", "codecs", wanted.len() as u64);
+    let mut rates = Vec::with_capacity(wanted.len());
+    for &name in wanted {
+        match measure(name, &known, &unseen, width) {
+            Err(error @ Error::Invalid(_)) if codecs.is_empty() => tracing::warn!("left out: {error}"),
+            rate => rates.push(rate?),
+        }
         progress.add(1);
-        rate
-    };
-    let rates = codecs.iter().map(rate).collect();
+    }
     progress.finish();
-    rates
+    Ok(rates)
 }
 
 fn measure(name: CodecName, known: &[Vec<f32>], unseen: &[Vec<f32>], width: usize) -> Result<Rate> {
@@ -141,4 +144,24 @@ fn measure(name: CodecName, known: &[Vec<f32>], unseen: &[Vec<f32>], width: usiz
         encode_gb_per_s: halves / encode / 1e9,
         learn_s,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::identity::tests::example;
+    use super::super::tests::write_cache;
+    use super::*;
+
+    #[test]
+    fn what_a_narrow_layer_cannot_have_is_left_out_or_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        write_cache(dir.path(), &example(40), 2);
+        let cache = Cache::open(dir.path()).unwrap();
+        let rates = rate(&cache, &[]).unwrap();
+        let names: Vec<&str> = rates.iter().map(|rate| rate.codec.as_str()).collect();
+        assert!(names.contains(&"klt:0.1") && names.contains(&"pq:16"), "{names:?}");
+        assert!(!names.contains(&"pq:128") && !names.contains(&"pq:64"), "{names:?}");
+        let refused = rate(&cache, &[CodecName::F16, CodecName::Pq(64)]).unwrap_err().to_string();
+        assert!(refused.contains("pq:64 wants at least 64 channels, there are 40"), "{refused}");
+    }
 }

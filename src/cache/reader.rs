@@ -225,8 +225,8 @@ impl Cache {
         let mut ahead = Ahead::default();
         let mut rows = vec![Vec::new(); self.shards.len()];
         for entry in entries {
-            let Entry { shard, row, .. } = &self.entries[entry];
-            rows[*shard as usize].push(*row as usize);
+            let (_, row) = self.locate(entry)?;
+            rows[self.entries[entry].shard as usize].push(row);
         }
         for (shard, rows) in self.shards.iter().zip(rows) {
             if !rows.is_empty() {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::Cache;
 use super::codec::{CodecModel, CodecName};
 use super::column::{Column, payloads};
 use super::identity::IDENTITY;
@@ -15,6 +14,8 @@ use super::remedy::{Command, MAKER, Maker};
 use super::resume::{self, Place, Wanted};
 use super::schema::{Key, Row};
 use super::settle::{refuse_other, settle_codec};
+use super::together::interrupted;
+use super::{Cache, Entry};
 use crate::error::{Error, Result};
 use crate::files::{self, DirectoryLock};
 use crate::models::HiddenLayer;
@@ -93,8 +94,7 @@ pub fn recode(options: &RecodeOptions, stop: &Stop) -> Result<Recoded> {
         Progress::new("recode", "utterances", pending.iter().map(|&s| wanted[s].keys.len() as u64).sum());
     for &shard in &pending {
         if stop.requested() {
-            let detail = "the finished shards are kept; the same command goes on after them";
-            return Err(Error::Interrupted(detail.to_owned()));
+            return Err(interrupted());
         }
         let Wanted { file, keys } = &wanted[shard];
         let first: usize = wanted[..shard].iter().map(|w| w.keys.len()).sum();
@@ -118,17 +118,19 @@ pub fn recode(options: &RecodeOptions, stop: &Stop) -> Result<Recoded> {
 
 /// The rows of every shard of a cache.
 pub(super) fn wanted(cache: &Cache) -> Vec<Wanted> {
-    let shards = cache.manifest().shards.iter().enumerate();
-    let keys = |shard: usize| {
-        let own = cache.entries().iter().filter(move |entry| entry.shard as usize == shard);
-        own.map(|entry| Key {
-            utterance: entry.utterance.clone(),
-            samples: entry.samples,
-            audio_hash: entry.audio_hash,
-            frames: entry.frames,
-        })
+    let key = |entry: &Entry| Key {
+        utterance: entry.utterance.clone(),
+        samples: entry.samples,
+        audio_hash: entry.audio_hash,
+        frames: entry.frames,
     };
-    shards.map(|(shard, entry)| Wanted { file: entry.file.clone(), keys: keys(shard).collect() }).collect()
+    // Entries stand in the order of shards.
+    let mut keys = vec![Vec::new(); cache.manifest().shards.len()];
+    for entry in cache.entries() {
+        keys[entry.shard as usize].push(key(entry));
+    }
+    let shards = cache.manifest().shards.iter().zip(keys);
+    shards.map(|(entry, keys)| Wanted { file: entry.file.clone(), keys }).collect()
 }
 
 /// A payload of the new cache.

@@ -5,6 +5,7 @@
 //! nor manifest entry (the process died between the two files, or the manifest itself was damaged) is
 //! trusted when every row is the corpus' and every payload passes its checksum; its file is then what those rows make.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use super::column::Column;
 use super::identity::Identity;
 use super::manifest::{MANIFEST, Manifest, ShardEntry};
 use super::rows::Rows;
-use super::schema::{Key, Row, write_shard, write_shard_unless};
+use super::schema::{Key, Row, copy_rows, write_shard_unless};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::shard::ShardSummary;
@@ -52,19 +53,54 @@ impl Place<'_> {
     /// # Errors
     /// When the disk is full, or the bytes are not those that the manifest names: what lies there then stays.
     pub fn write(&self, file: &str, frames: u64, rows: &[Row]) -> Result<ShardEntry> {
-        let Self { dir, identity, cache, expected } = *self;
+        let Self { identity, cache, .. } = *self;
+        self.make(file, frames, |path, refused| {
+            write_shard_unless(path, identity, cache, rows.iter(), refused)
+        })
+    }
+
+    /// Copies a shard of another cache, `frames` frames, and says that it is finished.
+    ///
+    /// # Errors
+    /// As for [`Place::write`], and when the other shard is damaged.
+    pub fn copy(&self, file: &str, frames: u64, from: &Path) -> Result<ShardEntry> {
+        let Self { identity, cache, .. } = *self;
+        self.make(file, frames, |path, refused| {
+            copy_rows(from, path, identity, cache, &mut |_| Ok(Vec::new()), refused)
+        })
+    }
+
+    /// `make` writes to the path unless it is refused what it would write.
+    fn make(
+        &self,
+        file: &str,
+        frames: u64,
+        make: impl FnOnce(&Path, &dyn Fn(&ShardSummary) -> bool) -> Result<ShardSummary>,
+    ) -> Result<ShardEntry> {
+        let Self { dir, expected, .. } = *self;
         let path = dir.join(file);
         let Some(expected) = expected.iter().find(|entry| entry.file == file) else {
-            let entry = ShardEntry::new(file, frames, write_shard(&path, identity, cache, rows)?);
+            let entry = ShardEntry::new(file, frames, make(&path, &|_| false)?);
             write_record(dir, &entry)?;
             return Ok(entry);
         };
         let differs = |summary: &ShardSummary| summary.blake3 != expected.blake3;
-        let summary = write_shard_unless(&path, identity, cache, rows, differs)?;
+        let summary = make(&path, &differs)?;
         if differs(&summary) {
+            let what = format!("{}, made again", path.display());
+            let named = format!("BLAKE3 {} (from {MANIFEST})", expected.blake3);
+            if !self.identity.corpus.parts.is_empty() {
+                return Err(Error::mismatch(
+                    what,
+                    named,
+                    summary.blake3,
+                    "one of the caches to merge is no longer the one that was merged; the file was left as it is. Put back a copy of it, \
+                     or merge into another --out: that is another cache then, and runs that were begun on this one do not go on",
+                ));
+            }
             return Err(Error::mismatch(
-                format!("{}, made again", path.display()),
-                format!("BLAKE3 {} (from {MANIFEST})", expected.blake3),
+                what,
+                named,
                 summary.blake3,
                 "another device, machine or command (`cache`, `cache recode`) made the first; the file was left as it is. Make it again \
                  where and as it was made, or put back a copy; `cache --repair --other-bytes` writes what the teacher gives now: it \
@@ -188,38 +224,43 @@ pub(super) fn by_contents(
     if !path.exists() {
         return Ok(None);
     }
-    let check = || -> Result<Vec<Row>> {
-        let rows = Rows::open(&path, identity, cache, codecs)?;
-        if rows.keys() != wanted.keys {
-            return Err(Error::format(&path, "its rows are not those of the corpus' shard"));
+    let opened = Rows::open(&path, identity, cache, codecs).and_then(|rows| {
+        if rows.keys() == wanted.keys {
+            return Ok(rows);
         }
-        let mut scratch = Vec::new();
-        let row = |(row, key): (usize, &Key)| -> Result<Row> {
-            let mut payload = |&column: &Column| -> Result<Vec<u8>> {
-                rows.check(column, row, &mut scratch)?;
-                Ok(rows.raw(column, row)?.to_vec())
-            };
-            Ok(Row::new(key.clone(), rows.columns().iter().map(&mut payload).collect::<Result<_>>()?))
-        };
-        wanted.keys.iter().enumerate().map(row).collect()
-    };
-    match check() {
-        Ok(rows) => {
-            // A file's bytes follow from its rows: where they do not, what no checksum covers has changed.
-            let found = files::blake3_file(&path)?;
-            let is_there = |summary: &ShardSummary| summary.blake3 == found;
-            let summary = write_shard_unless(&path, identity, cache, &rows, is_there)?;
-            if summary.blake3 != found {
-                tracing::warn!("{}: its payloads are whole, the rest is not; written again", path.display());
-            }
-            let frames = rows.iter().map(|row| u64::from(row.key.frames)).sum();
-            Ok(Some(ShardEntry::new(&wanted.file, frames, summary)))
-        }
+        Err(Error::format(&path, "its rows are not those of the corpus' shard"))
+    });
+    let rows = match opened {
+        Ok(rows) => rows,
         Err(e) => {
             tracing::warn!("{e}; writing it again");
-            Ok(None)
+            return Ok(None);
         }
+    };
+    let (mut scratch, bad) = (Vec::new(), RefCell::new(None));
+    let mut row = |row: usize| -> Result<Row> {
+        let mut payload = |&column: &Column| -> Result<Vec<u8>> {
+            rows.check(column, row, &mut scratch)?;
+            Ok(rows.raw(column, row)?.to_vec())
+        };
+        let payloads = rows.columns().iter().map(&mut payload).collect::<Result<_>>()?;
+        Ok(Row::new(wanted.keys[row].clone(), payloads))
+    };
+    // Row by row up to the first that is bad: a shard as a whole would take much memory, times the cores.
+    let good = (0..wanted.keys.len()).map_while(|at| row(at).map_err(|e| bad.replace(Some(e))).ok());
+    // A file's bytes follow from its rows: where they do not, what no checksum covers has changed.
+    let found = files::blake3_file(&path)?;
+    let is_there = |summary: &ShardSummary| bad.borrow().is_some() || summary.blake3 == found;
+    let summary = write_shard_unless(&path, identity, cache, good, is_there)?;
+    if let Some(e) = bad.take() {
+        tracing::warn!("{e}; writing it again");
+        return Ok(None);
     }
+    if summary.blake3 != found {
+        tracing::warn!("{}: its payloads are whole, the rest is not; written again", path.display());
+    }
+    let frames = wanted.keys.iter().map(|key| u64::from(key.frames)).sum();
+    Ok(Some(ShardEntry::new(&wanted.file, frames, summary)))
 }
 
 fn record_path(dir: &Path, file: &str) -> PathBuf {
@@ -293,6 +334,29 @@ mod tests {
         assert_eq!(finished(dir, &of), [false, true]);
         std::fs::remove_file(dir.join("shard-00001.parquet")).unwrap();
         assert_eq!(finished(dir, &of), [false, false]);
+    }
+
+    #[test]
+    fn a_shard_that_a_manifest_names_is_copied_as_it_names_it_or_not_at_all() {
+        let (temporary, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let dir = temporary.path();
+        let (identity, cache, wanted) = complete(dir);
+        complete(other.path());
+        let mut expected = Manifest::load(dir).unwrap().shards;
+        let (file, frames, path) = (wanted[1].file.clone(), expected[1].frames, dir.join(&wanted[1].file));
+        let from = other.path().join(&file);
+        let whole = std::fs::read(&path).unwrap();
+        let copy = |expected: &[ShardEntry]| {
+            Place { dir, identity: &identity, cache: &cache, expected }.copy(&file, frames, &from)
+        };
+        std::fs::write(&path, b"damaged").unwrap();
+        assert_eq!(copy(&expected).unwrap(), expected[1]);
+        assert!(std::fs::read(&path).unwrap() == whole && !record_path(dir, &file).exists());
+        std::fs::write(&path, b"damaged").unwrap();
+        expected[1].blake3 = "0".repeat(64);
+        let refused = copy(&expected).unwrap_err().to_string();
+        assert!(refused.contains("made again") && refused.contains(&expected[1].blake3), "{refused}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"damaged");
     }
 
     #[test]

@@ -337,7 +337,10 @@ fn require_member(shard: &Shard, identity: &Identity, cache: &str) -> Result<()>
                 format!("{name} of {}", shard.path().display()),
                 short(&expected),
                 short(found),
-                "the shard is of another cache; run `tutornet cache` again to replace it",
+                format!(
+                    "the shard is of another cache; {}",
+                    shard.path().parent().map(remedy).unwrap_or_default()
+                ),
             ));
         }
     }

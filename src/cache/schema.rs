@@ -1,5 +1,6 @@
 //! The columns of a cache shard and what becomes of one utterance in them (`schemas/cache.md`).
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
@@ -133,7 +134,7 @@ pub fn metadata(identity: &Identity, cache: &str) -> Vec<(String, String)> {
 /// # Errors
 /// When the disk is full or the system refuses.
 pub fn write_shard(path: &Path, identity: &Identity, cache: &str, rows: &[Row]) -> Result<ShardSummary> {
-    write_shard_unless(path, identity, cache, rows, |_| false)
+    write_shard_unless(path, identity, cache, rows.iter(), |_| false)
 }
 
 /// Like [`write_shard`], but leaves what lies at `path` where `is_there` says that it is the same.
@@ -144,16 +145,19 @@ pub(super) fn write_shard_unless(
     path: &Path,
     identity: &Identity,
     cache: &str,
-    rows: &[Row],
+    rows: impl Iterator<Item = impl Borrow<Row>>,
     is_there: impl FnOnce(&ShardSummary) -> bool,
 ) -> Result<ShardSummary> {
     let schema = schema(identity)?;
     let columns: Vec<String> = payloads(identity).iter().map(ToString::to_string).collect();
     let mut writer = ShardWriter::create(path, schema.clone(), &columns, &metadata(identity, cache))?;
+    let mut hasher = blake3::Hasher::new();
     for row in rows {
+        let row = row.borrow();
         writer.write(&batch(row, &schema).map_err(|e| Error::format(path, e.to_string()))?)?;
+        add_row(&mut hasher, &row.key, &row.checksum);
     }
-    let rows_blake3 = rows_blake3(rows.iter().map(|row| (&row.key, row.checksum.as_slice())));
+    let rows_blake3 = hasher.finalize().to_hex().to_string();
     Ok(ShardSummary { rows_blake3: Some(rows_blake3), ..writer.finish_unless(is_there)? })
 }
 
@@ -162,15 +166,20 @@ pub(super) fn write_shard_unless(
 pub fn rows_blake3<'a>(rows: impl Iterator<Item = (&'a Key, &'a [u8])>) -> String {
     let mut hasher = blake3::Hasher::new();
     for (key, checksum) in rows {
-        hasher.update(&(key.utterance.len() as u64).to_le_bytes()).update(key.utterance.as_bytes());
-        hasher.update(&key.samples.to_le_bytes()).update(&key.frames.to_le_bytes());
-        hasher.update(&key.audio_hash).update(checksum);
+        add_row(&mut hasher, key, checksum);
     }
     hasher.finalize().to_hex().to_string()
 }
 
+fn add_row(hasher: &mut blake3::Hasher, key: &Key, checksum: &[u8]) {
+    hasher.update(&(key.utterance.len() as u64).to_le_bytes()).update(key.utterance.as_bytes());
+    hasher.update(&key.samples.to_le_bytes()).update(&key.frames.to_le_bytes());
+    hasher.update(&key.audio_hash).update(checksum);
+}
+
 /// Writes the shard `to` of the rows of the shard `from` under another identity, whole or not at all. The pages of
-/// `from` are copied as they are, but for the columns that `fresh` gives for a range of rows.
+/// `from` are copied as they are, but for the columns that `fresh` gives for a range of rows. What lies at `to` is left where
+/// `is_there` says so.
 ///
 /// # Errors
 /// See [`shard::copy_shard`].
@@ -180,10 +189,14 @@ pub fn copy_rows(
     identity: &Identity,
     cache: &str,
     fresh: &mut dyn FnMut(Range<usize>) -> Result<Vec<(String, ArrayRef)>>,
+    is_there: impl Fn(&ShardSummary) -> bool,
 ) -> Result<ShardSummary> {
     let columns: Vec<String> = payloads(identity).iter().map(ToString::to_string).collect();
-    let summary =
-        shard::copy_shard(from, to, &schema(identity)?, &columns, &metadata(identity, cache), fresh)?;
+    let (schema, metadata) = (schema(identity)?, metadata(identity, cache));
+    let summary = shard::copy_shard(from, to, &schema, &columns, &metadata, fresh, &is_there)?;
+    if is_there(&summary) {
+        return Ok(summary);
+    }
     let (keys, checksums) = small(&Shard::open(to)?, columns.len())?;
     let rows_blake3 = rows_blake3(keys.iter().zip(checksums.chunks_exact(16 * columns.len())));
     Ok(ShardSummary { rows_blake3: Some(rows_blake3), ..summary })

@@ -148,8 +148,9 @@ pub(super) fn settle_codec(
             format!("codec learned again for {}", out.display()),
             expected,
             hash,
-            "another machine or device learned the first, or `tutornet cache recode`, which then learns the same again, or it was taken \
-             from another cache: then give that with --codec-from; else start again into another --out",
+            "another machine, device or version of tutornet learned the first, or `tutornet cache recode`, which then learns the same \
+             again, or it was taken from another cache: then give that with --codec-from; else put back a copy of the file, or \
+             start again into another --out",
         ));
     }
     identity.codec_model = Some(hash);
@@ -186,6 +187,12 @@ fn borrow(identity: &mut Identity, other: &Path) -> Result<Vec<u8>> {
 /// When the directory holds something else, or lies in a bucket.
 pub(super) fn refuse_other(identity: &Identity, out: &Path) -> Result<()> {
     store::require_local(out)?;
+    if let Ok(name) = identity.codec_name() {
+        for (layer, width) in identity.hidden_layers() {
+            let fits = name.require(width);
+            fits.map_err(|detail| Error::invalid(format!("hidden states of layer {layer}: {detail}")))?;
+        }
+    }
     let mut identity = identity.clone();
     let learned = identity.codec_name().is_ok_and(CodecName::is_learned);
     if let Ok(found) = Identity::load(out) {

@@ -169,6 +169,8 @@ pub fn examine(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<Fil
     let of =
         identity.as_ref().zip(codecs.as_ref()).map(|(identity, codecs)| (identity, hash.as_str(), codecs));
     let there = shards(dir)?;
+    // A manifest knows its shards' bytes even beside a cache.toml that was changed.
+    let manifest = manifest.or_else(|_| Manifest::read(dir));
     let listed: Vec<(ShardEntry, u64)> = match &manifest {
         Ok(manifest) => manifest.shards.iter().map(|entry| (entry.clone(), entry.bytes)).collect(),
         Err(_) => Vec::new(),
@@ -181,9 +183,15 @@ pub fn examine(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<Fil
     } else {
         let found: Vec<(String, u64)> = there.into_iter().map(|name| (name, 0)).collect();
         let check = |name: &String| {
-            let mut problems = Vec::new();
-            if let Some(of) = of {
-                payloads(&dir.join(name), of, None, &mut problems);
+            let (path, mut problems) = (dir.join(name), Vec::new());
+            match of {
+                Some(of) => payloads(&path, of, None, &mut problems),
+                None => problems.push(Problem::file(
+                    &path,
+                    format!(
+                        "not checked: there is no whole {MANIFEST}, nor what else its rows are read with"
+                    ),
+                )),
             }
             FileReport::new(dir, name, problems)
         };
@@ -319,6 +327,19 @@ mod tests {
         }
         std::fs::remove_file(dir.path().join("shard-00000.parquet")).unwrap();
         assert!(check(dir.path()).iter().any(|p| p.contains("missing")));
+        // And beside a cache.toml that says nothing of them; without the manifest as well none is called good.
+        let path = dir.path().join("cache.toml");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[20] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let problems = check(dir.path());
+        assert!(problems.iter().any(|p| p.contains("missing")), "{problems:?}");
+        assert!(problems.iter().any(|p| p.contains("shard-00001.parquet: expected BLAKE3")), "{problems:?}");
+        std::fs::remove_file(dir.path().join(MANIFEST)).unwrap();
+        let problems = check(dir.path());
+        for file in ["shard-00001", "shard-00009"] {
+            assert!(problems.iter().any(|p| p.contains(file) && p.contains("not checked")), "{problems:?}");
+        }
     }
 
     #[test]

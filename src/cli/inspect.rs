@@ -39,7 +39,6 @@ pub fn run(args: Args, _context: &Context) -> anyhow::Result<()> {
     let value = match args.rate {
         None => describe(&args.what)?,
         Some(codecs) => {
-            let codecs = if codecs.is_empty() { cache::rate::USUAL.to_vec() } else { codecs };
             let rates = cache::rate::rate(&cache::Cache::open(&args.what)?, &codecs)?;
             json!({ "rate": rates })
         }

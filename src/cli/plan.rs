@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Context;
 use crate::cache::plan::{Plan, plan};
-use crate::cache::rate::{USUAL, rate};
+use crate::cache::rate::rate;
 use crate::cache::{Cache, CodecName};
 use crate::corpus::Corpus;
 use crate::models::ModelConfig;
@@ -69,13 +69,12 @@ pub struct Args {
 pub fn run(args: Args, _context: &Context) -> anyhow::Result<()> {
     let mut wanted = of(&args)?;
     if let Some(cache) = &args.rates {
-        let codecs = if args.codec.is_empty() { USUAL.to_vec() } else { args.codec };
         let cache = Cache::open(cache)?;
         let width = usize::try_from(cache.identity().hidden_width)?;
         // A width that the model does not have is refused before minutes are spent on it.
         wanted.measured = Some((Vec::new(), width));
         plan(&wanted)?;
-        wanted.measured = Some((rate(&cache, &codecs)?, width));
+        wanted.measured = Some((rate(&cache, &args.codec)?, width));
     }
     let costs = plan(&wanted)?;
     let costs = serde_json::to_value(costs)?;

@@ -23,7 +23,8 @@ use crate::store;
 /// byte for byte; `from` may have columns more. The result has the bytes that a [`super::ShardWriter`] makes of the same
 /// rows, if one made `from`.
 ///
-/// Nothing is decompressed and no checksum compared: that `from` is as it was written is for the caller to see to.
+/// Nothing is decompressed and no checksum compared: that `from` is as it was written is for the caller to see to. What lies at
+/// `to` is left where `is_there` says so of what would have been written.
 ///
 /// # Errors
 /// When `from` lacks a column or has it in another type, or the disk is full; those of `fresh`.
@@ -34,10 +35,11 @@ pub fn copy_shard(
     payload: &[impl AsRef<str>],
     metadata: &[(String, String)],
     fresh: &mut dyn FnMut(Range<usize>) -> Result<Vec<(String, ArrayRef)>>,
+    is_there: impl FnOnce(&ShardSummary) -> bool,
 ) -> Result<ShardSummary> {
     store::require_local(from)?;
     let file = File::open(from).map_err(|e| Error::io("open", from, e))?;
-    // SAFETY: as for every shard, see `Shard::open`.
+    // SAFETY: as for every file that is read, see `store/mapped.rs`.
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io("map", from, e))?;
     let bytes = Bytes::from_owner(map);
     // What the footer says of encodings shall be copied, not summed up.
@@ -81,7 +83,7 @@ pub fn copy_shard(
         out.close().map_err(failed)?;
         first += rows;
     }
-    writer.into_inner().map_err(failed)?.commit(first as u64)
+    writer.into_inner().map_err(failed)?.commit_unless(first as u64, is_there)
 }
 
 /// What a writer would have said of the column when it closed it.
@@ -157,7 +159,8 @@ mod tests {
             };
             let payload = &names[1..];
             let found =
-                copy_shard(&at("from"), &at("to"), &schema(names), payload, &pairs, &mut fresh).unwrap();
+                copy_shard(&at("from"), &at("to"), &schema(names), payload, &pairs, &mut fresh, |_| false)
+                    .unwrap();
             assert_eq!(found, expected, "{names:?}");
             assert!(std::fs::read(at("to")).unwrap() == std::fs::read(at("expected")).unwrap(), "{names:?}");
         }
@@ -173,7 +176,7 @@ mod tests {
         let mut none = |_: Range<usize>| Ok(Vec::new());
         let copy =
             |names: &[&str], fresh: &mut dyn FnMut(Range<usize>) -> Result<Vec<(String, ArrayRef)>>| {
-                copy_shard(&at("from"), &at("to"), &schema(names), &["hidden"], &[], fresh)
+                copy_shard(&at("from"), &at("to"), &schema(names), &["hidden"], &[], fresh, |_| false)
                     .unwrap_err()
                     .to_string()
             };

@@ -100,12 +100,12 @@ impl ShardWriter {
 }
 
 impl Hashing {
-    /// Syncs the file and gives it its name.
-    pub(super) fn commit(self, rows: u64) -> Result<ShardSummary> {
-        self.commit_unless(rows, |_| false)
-    }
-
-    fn commit_unless(self, rows: u64, is_there: impl FnOnce(&ShardSummary) -> bool) -> Result<ShardSummary> {
+    /// Syncs the file and gives it its name, unless `is_there` says that the same lies there.
+    pub(super) fn commit_unless(
+        self,
+        rows: u64,
+        is_there: impl FnOnce(&ShardSummary) -> bool,
+    ) -> Result<ShardSummary> {
         let blake3 = self.hasher.finalize().to_hex().to_string();
         let summary = ShardSummary { rows, bytes: self.bytes, blake3, rows_blake3: None };
         if !is_there(&summary) {

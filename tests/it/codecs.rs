@@ -82,6 +82,13 @@ fn every_codec_errs_as_it_says_on_every_layer_and_is_smaller_than_the_one_before
     let of = |number: usize, key: &str| rates["rate"][number][key].as_f64().unwrap();
     assert!(of(0, "relative_error") < 0.008 && (0.1..0.2).contains(&of(1, "relative_error")), "{rates}");
     assert!(of(1, "bytes_per_frame") < of(0, "bytes_per_frame") && of(1, "ratio") > 4.0, "{rates}");
+    // An inner layer of 64 channels.
+    let mut refused = cache(fixture, "pq:128", "dev-clean", "codec-too-narrow");
+    fails(
+        refused.args(["--layers", "1"]),
+        &["hidden states of layer 1: pq:128 wants", "128 channels, there are 64"],
+    );
+    assert!(!fixture.at("codec-too-narrow").exists());
     fails(
         tutornet().arg("inspect").arg(fixture.at("codec-u8")).arg("--rate"),
         &["codec of", "f16, whose hidden states are exact", "found u8"],

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tutornet::cache::Cache;
 use tutornet::cache::column::payloads;
+use tutornet::files;
 
 use crate::fixture::{Fixture, merge};
 use crate::harness::{contents, copy, exits, fails, succeeds, tutornet};
@@ -225,6 +226,17 @@ fn texts_are_added_as_if_they_had_been_there_from_the_start() {
         &["N best texts already", "3 of", "2 of", "another search"],
     );
     assert!(contents(&root.join("added")) == whole);
+
+    // Records that a kill left behind are of the cache as it was.
+    copy(&root.join("before"), &root.join("left"));
+    let manifest = std::fs::read_to_string(root.join("left/manifest.toml")).unwrap();
+    let manifest: toml::Table = manifest.parse().unwrap();
+    for shard in manifest["shards"].as_array().unwrap() {
+        let file = root.join("left").join(shard["file"].as_str().unwrap()).with_extension("done");
+        files::write_sealed(&file, &toml::to_string(shard).unwrap()).unwrap();
+    }
+    succeeds(&mut add("left", &nbest)).says(&["6 of 6 shards"]);
+    assert!(contents(&root.join("left")) == whole);
 
     // Killed again and again.
     copy(&root.join("before"), &root.join("killed"));

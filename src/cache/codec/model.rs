@@ -69,7 +69,8 @@ impl CodecModel {
                 format!("BLAKE3 of {}", path.display()),
                 expected,
                 found,
-                "the file was changed; the command that made the cache, run once more, learns the same again",
+                "the file was changed: put back a copy, or let the command that made the cache run once more, which learns the same \
+                 again if the same version of tutornet learned it on a machine of the same kind",
             ));
         }
         let model = Self::load(&path, &layers)?;

@@ -26,6 +26,19 @@ impl CodecName {
     pub fn is_learned(self) -> bool {
         matches!(self, Self::Klt(_) | Self::Pq(_))
     }
+
+    /// Refuses layers that it cannot be of.
+    ///
+    /// # Errors
+    /// When there are fewer of the layer's `width` channels than bytes to describe them.
+    pub fn require(self, width: usize) -> Result<(), String> {
+        match self {
+            Self::Pq(bytes) if bytes > width => {
+                Err(format!("{self} wants at least {bytes} channels, there are {width}"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl fmt::Display for CodecName {

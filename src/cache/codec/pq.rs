@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::instructions::Instructions;
 use super::nearest::{CENTROIDS, Nearest};
 use super::rotation::Rotation;
-use super::{Decoded, Pieces};
+use super::{CodecName, Decoded, Pieces};
 use crate::random::Random;
 
 /// Rounds of k-means.
@@ -53,9 +53,7 @@ impl Pq {
     pub fn learn(utterances: &[Vec<f32>], width: usize, groups: usize) -> Result<Self, String> {
         let sample: Vec<f32> = utterances.iter().flatten().copied().collect();
         let rank = components(width, groups);
-        if rank == 0 {
-            return Err(format!("pq:{groups} wants at least {groups} channels, there are {width}"));
-        }
+        CodecName::Pq(groups).require(width)?;
         let rotation = Rotation::learn(&sample, width, rank);
         let frames = sample.len() / width;
         let few: Vec<f32> =

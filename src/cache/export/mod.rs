@@ -16,6 +16,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::column::{Column, payloads};
+use super::together::interrupted;
 use super::{Cache, Entry};
 use crate::error::{Error, Result};
 use crate::files::{self, DirectoryLock};
@@ -183,8 +184,7 @@ pub fn export(options: &ExportOptions, stop: &Stop) -> Result<Exported> {
     let job = Job { cache: &cache, columns: &columns, dtype: options.dtype, progress: &progress };
     for (shard, rows) in &pending {
         if stop.requested() {
-            let detail = "the finished shards are kept; the same command goes on after them";
-            return Err(Error::Interrupted(detail.to_owned()));
+            return Err(interrupted());
         }
         let path = out.join(target(*shard));
         match options.format {

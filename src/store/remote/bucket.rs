@@ -123,6 +123,11 @@ impl Bucket {
         }
     }
 
+    /// How long nothing has been answered.
+    pub fn quiet(&self) -> Duration {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).last.elapsed()
+    }
+
     /// The server did not answer, as `fault` says.
     pub fn missed(&self, fault: &Fault) {
         self.complain(&fault.words, false);
@@ -130,8 +135,7 @@ impl Bucket {
 
     /// A request has waited for `waited`; if nobody else was answered either, the user is told.
     pub fn silent(&self, waited: Duration) {
-        let quiet = self.health.lock().unwrap_or_else(PoisonError::into_inner).last.elapsed();
-        if quiet >= waited {
+        if self.quiet() >= waited {
             self.complain(
                 &format!("{} has not answered for {:.0} s", self.endpoint, waited.as_secs_f64()),
                 true,

@@ -37,7 +37,8 @@ where
             bucket.heard();
             return Err(fault);
         }
-        let waited = began.elapsed();
+        // Requests wait for their turn, and a slow line is no silence.
+        let waited = began.elapsed().min(bucket.quiet());
         if waited >= bucket.patience() {
             let words = format!("{}; given up after {:.0} s", fault.words, waited.as_secs_f64());
             return Err(Fault { words, passing: false, ..fault });
@@ -67,7 +68,9 @@ async fn watched<T>(
         if let Ok(outcome) = tokio::time::timeout(LOOK, &mut attempt).await {
             return Ok(outcome);
         }
-        if bucket.stop.requested() {
+        // With notice what is in hand is finished, unless nobody sends it.
+        let silent = began.elapsed() >= SILENT && bucket.quiet() >= SILENT;
+        if bucket.stop.at_once() || bucket.stop.noticed() && silent {
             return Err(Fault::interrupted());
         }
         if began.elapsed() >= SILENT {
