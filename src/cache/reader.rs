@@ -23,7 +23,6 @@ use crate::store::Ahead;
 pub struct Cache {
     dir: PathBuf,
     identity: Identity,
-    codecs: Arc<CodecModel>,
     manifest: Manifest,
     shards: Vec<Rows>,
     entries: Vec<Entry>,
@@ -85,7 +84,7 @@ impl Cache {
             }
             shards.push(rows);
         }
-        Ok(Self { dir: dir.to_path_buf(), identity, codecs, manifest, shards, entries, by_name })
+        Ok(Self { dir: dir.to_path_buf(), identity, manifest, shards, entries, by_name })
     }
 
     /// Where the cache lies.
@@ -96,11 +95,6 @@ impl Cache {
     /// What the cache is of.
     pub fn identity(&self) -> &Identity {
         &self.identity
-    }
-
-    /// How its hidden states are stored.
-    pub fn codecs(&self) -> &CodecModel {
-        &self.codecs
     }
 
     /// What the cache consists of.

@@ -16,13 +16,11 @@ pub struct Rotation {
     mean: Vec<f32>,
     /// [width, rank], orthonormal columns by falling variance.
     basis: Vec<f32>,
-    /// The mean's own coordinates, [rank].
-    origin: Vec<f32>,
     /// Smallest value that decoded hidden states have: 0 for a layer that was never negative.
     floor: f32,
     /// The basis the other way round, [rank, width].
     turned: Vec<f32>,
-    /// What is added to coordinates of the hidden states themselves: the origin with the other sign.
+    /// What is added to coordinates of the hidden states themselves, [rank]: those of the mean with the other sign.
     away: Vec<f32>,
     forward: Turn,
     backward: Turn,
@@ -47,7 +45,6 @@ impl Rotation {
             turned,
             away: origin.iter().map(|o| -*o as f32).collect(),
             backward: Turn::new(&basis, width, rank),
-            origin: origin.into_iter().map(|o| o as f32).collect(),
             mean,
             basis,
             floor,
@@ -97,7 +94,7 @@ impl Rotation {
 
     /// Number of coordinates.
     pub fn rank(&self) -> usize {
-        self.origin.len()
+        self.away.len()
     }
 
     /// [width]
@@ -108,11 +105,6 @@ impl Rotation {
     /// [width, rank]
     pub fn basis(&self) -> &[f32] {
         &self.basis
-    }
-
-    /// Coordinates of the mean before it is taken away, [rank].
-    pub fn origin(&self) -> &[f32] {
-        &self.origin
     }
 
     /// Smallest value of decoded hidden states.

@@ -23,9 +23,11 @@ pub async fn persist<T, F>(bucket: &Bucket, attempt: impl Fn() -> F) -> Result<T
 where
     F: Future<Output = object_store::Result<T>>,
 {
-    let began = Instant::now();
+    // When this request, or the server as a whole, fell silent: to wait for one's turn, or for a slow line, is neither.
+    let mut silent: Option<Instant> = None;
     let mut pause = PAUSES[0];
     loop {
+        let began = Instant::now();
         let fault = match watched(bucket, attempt()).await? {
             Ok(answer) => {
                 bucket.heard();
@@ -37,8 +39,9 @@ where
             bucket.heard();
             return Err(fault);
         }
-        // Requests wait for their turn, and a slow line is no silence.
-        let waited = began.elapsed().min(bucket.quiet());
+        let now = Instant::now();
+        let since = now.checked_sub(bucket.quiet()).unwrap_or(began).max(began);
+        let waited = now - *silent.get_or_insert(since);
         if waited >= bucket.patience() {
             let words = format!("{}; given up after {:.0} s", fault.words, waited.as_secs_f64());
             return Err(Fault { words, passing: false, ..fault });
