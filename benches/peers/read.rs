@@ -108,7 +108,7 @@ fn read(open: &Open, what: What, seconds: f64, seed: u64) -> (f64, u64, u64) {
                 let take = |_, piece: &[f32]| {
                     std::hint::black_box(piece.last());
                 };
-                open.cache.expected_hidden(HiddenLayer::Last, index, take).expect("an utterance");
+                open.cache.hidden_in_pieces(HiddenLayer::Last, index, take).expect("an utterance");
             }
             What::Whole => open.cache.hidden(HiddenLayer::Last, index, &mut out).expect("an utterance"),
             What::Coordinates => {

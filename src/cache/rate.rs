@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::Cache;
-use super::codec::{Codec, CodecName, Decoded, Pieces};
+use super::codec::{Codec, CodecName, Pieces};
 use crate::error::{Error, Result};
 use crate::models::HiddenLayer;
 use crate::progress::Progress;
@@ -129,8 +129,7 @@ fn measure(name: CodecName, known: &[Vec<f32>], unseen: &[Vec<f32>], width: usiz
                 black_box(values.last());
             };
             let mut pieces = Pieces::new(&mut take);
-            let shape = [frames_of(values), width];
-            codec.decode_in_pieces(&payload, shape, Decoded::Expected, &mut pieces).map_err(wrong)?;
+            codec.decode_in_pieces(&payload, frames_of(values), width, &mut pieces).map_err(wrong)?;
         }
         rounds += 1;
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::codec::{CodecModel, Decoded};
+use super::codec::CodecModel;
 use super::column::Column;
 use super::identity::Identity;
 use super::manifest::Manifest;
@@ -118,9 +118,8 @@ impl Cache {
     /// [`Error::Corrupt`] with shard, utterance and column when the bytes are not the ones written; and when the
     /// cache does not have the layer.
     pub fn hidden(&self, layer: HiddenLayer, index: usize, out: &mut Vec<f32>) -> Result<()> {
-        let (rows, row) = self.locate(index)?;
         out.clear();
-        rows.hidden(layer, row, Decoded::Nearest, &mut |first, piece| {
+        self.hidden_in_pieces(layer, index, |first, piece| {
             // What came out of a bucket damaged is read from the start again.
             if first == 0 {
                 out.clear();
@@ -129,20 +128,19 @@ impl Cache {
         })
     }
 
-    /// Hidden states of entry `index` at a layer as a student learns to predict them ([`Decoded::Expected`]), in order and some
-    /// frames at a time: `take` gets the number of the first, and `[frames, width]` values that are still in the
-    /// processor's cache.
+    /// [`Cache::hidden`] in order and some frames at a time: `take` gets the number of the first, and `[frames, width]`
+    /// values that are still in the processor's cache. Faster wherever they are only copied to another place.
     ///
     /// # Errors
     /// As for [`Cache::hidden`]; what has been handed on by then is no longer worth anything.
-    pub fn expected_hidden(
+    pub fn hidden_in_pieces(
         &self,
         layer: HiddenLayer,
         index: usize,
         mut take: impl FnMut(usize, &[f32]),
     ) -> Result<()> {
         let (rows, row) = self.locate(index)?;
-        rows.hidden(layer, row, Decoded::Expected, &mut take)
+        rows.hidden(layer, row, &mut take)
     }
 
     /// What a learned codec stores of entry `index` at a layer: coordinates along its rotation's components,

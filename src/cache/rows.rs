@@ -8,7 +8,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::DataType;
 use bytes::Bytes;
 
-use super::codec::{Codec, CodecModel, Decoded, Pieces};
+use super::codec::{Codec, CodecModel, Pieces};
 use super::column::{Column, payloads};
 use super::identity::{Identity, short};
 use super::manifest::ShardEntry;
@@ -100,21 +100,15 @@ impl Rows {
         &self.columns
     }
 
-    /// Hidden states of a row at a layer, some frames at a time: see [`super::Cache::expected_hidden`].
+    /// Hidden states of a row at a layer, some frames at a time: see [`super::Cache::hidden_in_pieces`].
     ///
     /// # Errors
     /// [`Error::Corrupt`] when the bytes are not the ones that were written; and when the cache does not have the
     /// layer.
-    pub fn hidden(
-        &self,
-        layer: HiddenLayer,
-        row: usize,
-        values: Decoded,
-        take: &mut dyn FnMut(usize, &[f32]),
-    ) -> Result<()> {
+    pub fn hidden(&self, layer: HiddenLayer, row: usize, take: &mut dyn FnMut(usize, &[f32])) -> Result<()> {
         let decode = |payload: &[u8]| {
             let (codec, width) = self.codec(layer)?;
-            codec.decode_in_pieces(payload, [self.frames(row), width], values, &mut Pieces::new(take))
+            codec.decode_in_pieces(payload, self.frames(row), width, &mut Pieces::new(take))
         };
         self.payload(Column::Hidden(layer), row, decode)
     }

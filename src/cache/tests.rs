@@ -100,8 +100,8 @@ fn what_was_written_is_read_by_name() {
             next += piece.len() / 40;
             pieces.extend_from_slice(piece);
         };
-        cache.expected_hidden(HiddenLayer::Last, index, take).unwrap();
-        assert_eq!(pieces, out, "an exact codec has one answer");
+        cache.hidden_in_pieces(HiddenLayer::Last, index, take).unwrap();
+        assert_eq!(pieces, out);
         cache.frame_weight(HiddenLayer::Last, index, &mut out).unwrap();
         assert_eq!(out.len(), frames);
         for (number, width) in [(0, 24), (7, 9)] {

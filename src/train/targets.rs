@@ -163,14 +163,14 @@ impl TeacherSet {
         Ok(Some(Place { cache, entry, frames: teacher_frames.min(student_frames) }))
     }
 
-    /// Hidden states of an utterance at a layer, [frames, width], some frames at a time as [`Cache::expected_hidden`] gives them,
+    /// Hidden states of an utterance at a layer, [frames, width], some frames at a time as [`Cache::hidden_in_pieces`] gives them,
     /// whatever the codec: a cache's coordinates are turned back here, since adaptive optimisers train a bridge worse along
     /// principal components than along channels.
     ///
     /// # Errors
     /// When the shard is damaged.
     pub fn hidden(&self, layer: HiddenLayer, place: Place, take: impl FnMut(usize, &[f32])) -> Result<()> {
-        self.caches[place.cache].expected_hidden(layer, place.entry, take)
+        self.caches[place.cache].hidden_in_pieces(layer, place.entry, take)
     }
 
     /// Frame weights of an utterance at a layer, [frames].

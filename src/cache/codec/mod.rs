@@ -22,8 +22,8 @@ mod turn_kernel;
 
 pub use model::{CODEC_FILE, CodecModel};
 pub use name::CodecName;
+pub use pieces::Pieces;
 use pieces::whole;
-pub use pieces::{Decoded, Pieces};
 
 use klt::Klt;
 use pq::Pq;
@@ -96,7 +96,7 @@ impl Codec {
         width: usize,
         out: &mut Vec<f32>,
     ) -> Result<(), String> {
-        whole(out, |pieces| self.decode_in_pieces(payload, [frames, width], Decoded::Nearest, pieces))
+        whole(out, |pieces| self.decode_in_pieces(payload, frames, width, pieces))
     }
 
     /// A payload to hidden states, [frames, width], some frames at a time.
@@ -106,15 +106,15 @@ impl Codec {
     pub fn decode_in_pieces(
         &self,
         payload: &[u8],
-        [frames, width]: [usize; 2],
-        values: Decoded,
+        frames: usize,
+        width: usize,
         pieces: &mut Pieces<'_>,
     ) -> Result<(), String> {
         match self {
             Self::F16 => f16::decode(payload, frames, width, pieces),
             Self::U8 => affine::decode(payload, frames, width, pieces),
-            Self::Klt(codec) => codec.decode(payload, frames, values, pieces),
-            Self::Pq(codec) => codec.decode(payload, frames, values, pieces),
+            Self::Klt(codec) => codec.decode(payload, frames, pieces),
+            Self::Pq(codec) => codec.decode(payload, frames, pieces),
         }
     }
 

@@ -11,17 +11,6 @@ std::thread_local! {
     static BUFFER: std::cell::RefCell<Vec<f32>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
-/// What a learned codec makes of what it has kept, where no hidden state of the layer is negative. Of the other codecs, and
-/// of layers with negative values, both are the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decoded {
-    /// The least error: nothing is negative.
-    Nearest,
-    /// The mean of the hidden states that would have been kept as these, some of it negative. What learns to predict hidden
-    /// states learns their mean, which cutting off the lower half of the errors would raise wherever it is near zero.
-    Expected,
-}
-
 /// Takes decoded frames in order: number of the first, values `[frames, width]`.
 pub struct Pieces<'a> {
     take: &'a mut dyn FnMut(usize, &[f32]),

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::instructions::Instructions;
 use super::nearest::{CENTROIDS, Nearest};
 use super::rotation::Rotation;
-use super::{CodecName, Decoded, Pieces};
+use super::{CodecName, Pieces};
 use crate::random::Random;
 
 /// Rounds of k-means.
@@ -113,13 +113,7 @@ impl Pq {
     ///
     /// # Errors
     /// When the payload is not of so many frames.
-    pub fn decode(
-        &self,
-        payload: &[u8],
-        frames: usize,
-        values: Decoded,
-        pieces: &mut Pieces<'_>,
-    ) -> Result<(), String> {
+    pub fn decode(&self, payload: &[u8], frames: usize, pieces: &mut Pieces<'_>) -> Result<(), String> {
         let mut all = self.frames(payload, frames)?;
         let next = |row: &mut [f32]| {
             let codes = all.next()?;
@@ -127,7 +121,7 @@ impl Pq {
             Some(())
         };
         self.rotation
-            .hidden(values, (frames, 1), next, pieces)
+            .hidden((frames, 1), next, pieces)
             .ok_or_else(|| format!("expected the codes of {frames} frames"))
     }
 
@@ -288,7 +282,7 @@ mod tests {
             let mut coordinates = Vec::new();
             codec.coordinates(&payload, 301, &mut coordinates).unwrap();
             let mut hidden = Vec::new();
-            whole(&mut hidden, |pieces| codec.decode(&payload, 301, Decoded::Nearest, pieces)).unwrap();
+            whole(&mut hidden, |pieces| codec.decode(&payload, 301, pieces)).unwrap();
             assert_eq!(hidden, turned_back(codec.rotation(), &coordinates));
             let square = |v: f32| f64::from(v) * f64::from(v);
             let off: f64 = hidden.iter().zip(&unseen).map(|(a, b)| square(a - b)).sum();

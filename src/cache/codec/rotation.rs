@@ -2,7 +2,7 @@
 
 use nalgebra::{DMatrix, SymmetricEigen};
 
-use super::pieces::{Decoded, Pieces, whole};
+use super::pieces::{Pieces, whole};
 use super::turn::Turn;
 use crate::kernels::gram;
 
@@ -124,18 +124,15 @@ impl Rotation {
 
     /// Coordinates of `frames` frames to hidden states, [frames, width]. The coordinates come in blocks of `block` frames, at
     /// most eight, the last may be shorter: `spectrum` is called for each in order and writes its orthonormal DCT-II over
-    /// the frames, [frequency, rank]. A block of one frame is the frame's coordinates. Ends where there is none. See
-    /// [`Decoded`] for `values`.
+    /// the frames, [frequency, rank]. A block of one frame is the frame's coordinates. Ends where there is none.
     pub(super) fn hidden(
         &self,
-        values: Decoded,
         (frames, block): (usize, usize),
         spectrum: impl FnMut(&mut [f32]) -> Option<()>,
         pieces: &mut Pieces<'_>,
     ) -> Option<()> {
         let Self { mean, basis, floor, .. } = self;
-        let floor = if values == Decoded::Expected { f32::NEG_INFINITY } else { *floor };
-        self.backward.channels((basis, mean, floor), (frames, block), spectrum, pieces)
+        self.backward.channels((basis, mean, *floor), (frames, block), spectrum, pieces)
     }
 }
 
@@ -161,7 +158,7 @@ pub(super) mod tests {
         let (mut frames, mut out) = (coordinates.chunks_exact(rotation.rank()), Vec::new());
         let next = |row: &mut [f32]| frames.next().map(|values| row.copy_from_slice(values));
         let shape = (coordinates.len() / rotation.rank(), 1);
-        whole(&mut out, |pieces| rotation.hidden(Decoded::Nearest, shape, next, pieces)).unwrap();
+        whole(&mut out, |pieces| rotation.hidden(shape, next, pieces)).unwrap();
         out
     }
 
