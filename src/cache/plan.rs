@@ -18,9 +18,9 @@ const KLT: [(f64, f64); 3] = [(0.05, 0.392), (0.1, 0.263), (0.3, 0.0653)];
 const FRAME_WEIGHT: f64 = 3.7;
 const LABEL: f64 = 1.6;
 /// Gigabytes a second, counted as plain halves, that a core decodes at 1,024 channels (`make bench-read`).
-const F16_SPEED: f64 = 5.4;
-const U8_SPEED: f64 = 4.0;
-const KLT_SPEED: f64 = 0.42;
+const F16_SPEED: f64 = 5.8;
+const U8_SPEED: f64 = 4.1;
+const KLT_SPEED: f64 = 0.46;
 /// Of `pq:64`, and the components that it has; what it costs to turn them back grows with their number.
 const PQ_SPEED: f64 = 1.0;
 const PQ_COMPONENTS: f64 = 384.0;
