@@ -70,7 +70,7 @@ fn features(corpus: &Corpus, name: &str, indices: &[usize], padded: usize) -> Na
     let mut features = vec![0.0; indices.len() * BINS * padded];
     for (&index, out) in indices.iter().zip(features.chunks_exact_mut(BINS * padded)) {
         corpus.features(index, &mut values).expect("features");
-        transpose(&values, BINS, out, padded);
+        transpose(&values, BINS, out, (0, padded));
     }
     Named::new(name, &[indices.len(), BINS, padded], features)
 }
@@ -98,7 +98,7 @@ pub fn batch(row: &Row, model: &Model) -> Vec<Named> {
     for (row, &index) in indices.iter().enumerate() {
         let entry = cache.find(&corpus.utterances()[index].id).expect("the utterance is in the cache");
         cache.hidden(HiddenLayer::Last, entry, &mut values).expect("hidden states");
-        transpose(&values, width, &mut hidden[row * width * outputs..][..width * outputs], outputs);
+        transpose(&values, width, &mut hidden[row * width * outputs..][..width * outputs], (0, outputs));
         cache.frame_weight(HiddenLayer::Last, entry, &mut values).expect("frame weights");
         weight[row * outputs..][..values.len()].copy_from_slice(&values);
         cache.log_posterior(entry, &mut values).expect("posteriors");
