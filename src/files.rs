@@ -301,6 +301,17 @@ pub fn blake3_file(path: &Path) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
+/// Removes a file; one that is not there need not be.
+///
+/// # Errors
+/// When the system refuses.
+pub fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
+        _ => Ok(()),
+    }
+}
+
 /// Bytes of a file, or of an object in a bucket; `None` when it is not there.
 ///
 /// # Errors

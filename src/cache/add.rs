@@ -102,7 +102,7 @@ pub fn add(options: &AddOptions, stop: &Stop) -> Result<Added> {
         return Err(Error::format(dir, detail));
     }
     let manifest = resume::seal(dir, entries.into_iter().flatten().collect())?;
-    remove(dir, ADDING)?;
+    files::remove(&dir.join(ADDING))?;
     Ok(Added { manifest, written: pending.len() })
 }
 
@@ -119,7 +119,7 @@ fn begin(dir: &Path, found: &Identity, after: &Identity) -> Result<Option<Manife
             "another search makes another cache: `tutornet cache --nbest`, or copy the cache as it was",
         )?;
         if Manifest::load(dir).is_ok() {
-            remove(dir, ADDING)?;
+            files::remove(&dir.join(ADDING))?;
             return Ok(None);
         }
         let detail = format!(
@@ -145,7 +145,7 @@ fn begin(dir: &Path, found: &Identity, after: &Identity) -> Result<Option<Manife
     };
     // Left by a kill between a manifest and what it replaces: they say that shards of the cache as it was are finished.
     resume::remove_records(dir, was.shards.iter().map(|entry| entry.file.as_str()))?;
-    remove(dir, MANIFEST)?;
+    files::remove(&dir.join(MANIFEST))?;
     after.save(dir)?;
     Ok(Some(was))
 }
@@ -230,13 +230,5 @@ impl Adding<'_> {
         let sum = rows.keys()[row].checksum(&texts);
         sums.splice(place..place, sum);
         Ok((texts, sums))
-    }
-}
-
-fn remove(dir: &Path, name: &str) -> Result<()> {
-    let path = dir.join(name);
-    match std::fs::remove_file(&path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
-        _ => Ok(()),
     }
 }

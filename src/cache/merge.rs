@@ -12,7 +12,7 @@ use super::identity::{CorpusIdentity, CorpusPart, IDENTITY, Identity};
 use super::manifest::{Manifest, ShardEntry};
 use super::recode;
 use super::remedy::remedy;
-use super::resume::{self, Place, Wanted};
+use super::resume::{self, Begun, Place, Wanted};
 use super::settle::{refuse_other, settle_codec};
 use super::together::interrupted;
 use crate::error::{Error, Result};
@@ -102,12 +102,8 @@ pub fn merge(options: &MergeOptions, stop: &Stop) -> Result<Merged> {
     })?;
     let hash = files::blake3_file(&out.join(IDENTITY))?;
     let wanted: Vec<Wanted> = sources.iter().map(|source| source.wanted.clone()).collect();
-    let mut finished = resume::survey(out, &identity, &hash, &Arc::new(codecs), &wanted)?;
-    let pending: Vec<usize> = (0..finished.len()).filter(|&shard| finished[shard].is_none()).collect();
-    let expected = Manifest::load(out).map_or_else(|_| Vec::new(), |manifest| manifest.shards);
-    if !pending.is_empty() && expected.is_empty() {
-        resume::reopen(out, &finished)?;
-    }
+    let Begun { mut finished, pending, expected } =
+        resume::begin(out, &identity, &hash, &Arc::new(codecs), &wanted)?;
     let place = Place { dir: out, identity: &identity, cache: &hash, expected: &expected };
     let mebibytes = |shard: usize| sources[shard].entry.bytes >> 20;
     let progress = Progress::new("merge", "MiB", pending.iter().map(|&shard| mebibytes(shard)).sum());

@@ -140,7 +140,7 @@ impl Cache {
         mut take: impl FnMut(usize, &[f32]),
     ) -> Result<()> {
         let (rows, row) = self.locate(index)?;
-        rows.hidden(layer, row, &mut take)
+        rows.hidden_in_pieces(layer, row, &mut take)
     }
 
     /// What a learned codec stores of entry `index` at a layer: coordinates along its rotation's components,
@@ -217,8 +217,8 @@ impl Cache {
         let mut ahead = Ahead::default();
         let mut rows = vec![Vec::new(); self.shards.len()];
         for entry in entries {
-            let (_, row) = self.locate(entry)?;
-            rows[self.entries[entry].shard as usize].push(row);
+            let Entry { shard, row, .. } = self.entry(entry)?;
+            rows[*shard as usize].push(*row as usize);
         }
         for (shard, rows) in self.shards.iter().zip(rows) {
             if !rows.is_empty() {
@@ -245,8 +245,12 @@ impl Cache {
     }
 
     fn locate(&self, index: usize) -> Result<(&Rows, usize)> {
-        let found = self.entries.get(index).and_then(|e| Some((self.shards.get(e.shard as usize)?, e.row)));
-        found.map(|(rows, row)| (rows, row as usize)).ok_or_else(|| {
+        let entry = self.entry(index)?;
+        Ok((&self.shards[entry.shard as usize], entry.row as usize))
+    }
+
+    fn entry(&self, index: usize) -> Result<&Entry> {
+        self.entries.get(index).ok_or_else(|| {
             Error::invalid(format!("entry {index} of a cache with {} utterances", self.entries.len()))
         })
     }

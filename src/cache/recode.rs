@@ -9,9 +9,9 @@ use super::codec::{CodecModel, CodecName};
 use super::column::{Column, payloads};
 use super::identity::IDENTITY;
 use super::learn::learn_from_cache;
-use super::manifest::{MANIFEST, Manifest};
+use super::manifest::MANIFEST;
 use super::remedy::{Command, MAKER, Maker};
-use super::resume::{self, Place, Wanted};
+use super::resume::{self, Begun, Place, Wanted};
 use super::schema::{Key, Row};
 use super::settle::{refuse_other, settle_codec};
 use super::together::interrupted;
@@ -83,12 +83,7 @@ pub fn recode(options: &RecodeOptions, stop: &Stop) -> Result<Recoded> {
     let codecs = Arc::new(codecs);
     let hash = files::blake3_file(&out.join(IDENTITY))?;
     let wanted = wanted(&cache);
-    let mut finished = resume::survey(out, &identity, &hash, &codecs, &wanted)?;
-    let pending: Vec<usize> = (0..finished.len()).filter(|&shard| finished[shard].is_none()).collect();
-    let expected = Manifest::load(out).map_or_else(|_| Vec::new(), |manifest| manifest.shards);
-    if !pending.is_empty() && expected.is_empty() {
-        resume::reopen(out, &finished)?;
-    }
+    let Begun { mut finished, pending, expected } = resume::begin(out, &identity, &hash, &codecs, &wanted)?;
     let place = Place { dir: out, identity: &identity, cache: &hash, expected: &expected };
     let progress =
         Progress::new("recode", "utterances", pending.iter().map(|&s| wanted[s].keys.len() as u64).sum());

@@ -5,7 +5,6 @@
 //! nor manifest entry (the process died between the two files, or the manifest itself was damaged) is
 //! trusted when every row is the corpus' and every payload passes its checksum; its file is then what those rows make.
 
-use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -153,6 +152,36 @@ pub fn survey(
         .collect()
 }
 
+/// What a cache that is made of others has, and has not.
+pub(super) struct Begun {
+    /// The entry of every wanted shard that is finished.
+    pub finished: Vec<Option<ShardEntry>>,
+    /// Numbers of those that are not.
+    pub pending: Vec<usize>,
+    /// See [`Place::expected`].
+    pub expected: Vec<ShardEntry>,
+}
+
+/// [`survey`], and where there is work to do the directory made ready for it.
+///
+/// # Errors
+/// When the directory cannot be read or written.
+pub(super) fn begin(
+    dir: &Path,
+    identity: &Identity,
+    cache: &str,
+    codecs: &Arc<CodecModel>,
+    wanted: &[Wanted],
+) -> Result<Begun> {
+    let finished = survey(dir, identity, cache, codecs, wanted)?;
+    let pending: Vec<usize> = (0..finished.len()).filter(|&shard| finished[shard].is_none()).collect();
+    let expected = Manifest::load(dir).map_or_else(|_| Vec::new(), |manifest| manifest.shards);
+    if !pending.is_empty() && expected.is_empty() {
+        reopen(dir, &finished)?;
+    }
+    Ok(Begun { finished, pending, expected })
+}
+
 /// Takes the manifest away before shards change under it; the records of the good ones stay.
 ///
 /// # Errors
@@ -164,7 +193,7 @@ pub fn reopen(dir: &Path, finished: &[Option<ShardEntry>]) -> Result<()> {
     for entry in finished.iter().flatten() {
         write_record(dir, entry)?;
     }
-    remove(&dir.join(MANIFEST))
+    files::remove(&dir.join(MANIFEST))
 }
 
 /// Records that a shard is finished.
@@ -197,7 +226,7 @@ pub fn seal(dir: &Path, entries: Vec<ShardEntry>) -> Result<Manifest> {
 pub fn remove_records<'a>(dir: &Path, mut files: impl Iterator<Item = &'a str>) -> Result<()> {
     files.try_for_each(|file| {
         let path = record_path(dir, file);
-        if path.exists() { remove(&path) } else { Ok(()) }
+        files::remove(&path)
     })
 }
 
@@ -237,7 +266,7 @@ pub(super) fn by_contents(
             return Ok(None);
         }
     };
-    let (mut scratch, bad) = (Vec::new(), RefCell::new(None));
+    let (mut scratch, mut bad) = (Vec::new(), None);
     let mut row = |row: usize| -> Result<Row> {
         let mut payload = |&column: &Column| -> Result<Vec<u8>> {
             rows.check(column, row, &mut scratch)?;
@@ -247,12 +276,13 @@ pub(super) fn by_contents(
         Ok(Row::new(wanted.keys[row].clone(), payloads))
     };
     // Row by row up to the first that is bad: a shard as a whole would take much memory, times the cores.
-    let good = (0..wanted.keys.len()).map_while(|at| row(at).map_err(|e| bad.replace(Some(e))).ok());
+    let good = (0..wanted.keys.len()).map_while(|at| row(at).map_err(|e| bad = Some(e)).ok());
     // A file's bytes follow from its rows: where they do not, what no checksum covers has changed.
     let found = files::blake3_file(&path)?;
-    let is_there = |summary: &ShardSummary| bad.borrow().is_some() || summary.blake3 == found;
+    let all = wanted.keys.len() as u64;
+    let is_there = |summary: &ShardSummary| summary.rows < all || summary.blake3 == found;
     let summary = write_shard_unless(&path, identity, cache, good, is_there)?;
-    if let Some(e) = bad.take() {
+    if let Some(e) = bad {
         tracing::warn!("{e}; writing it again");
         return Ok(None);
     }
@@ -265,10 +295,6 @@ pub(super) fn by_contents(
 
 fn record_path(dir: &Path, file: &str) -> PathBuf {
     dir.join(file).with_extension(RECORD)
-}
-
-fn remove(path: &Path) -> Result<()> {
-    std::fs::remove_file(path).map_err(|e| Error::io("remove", path, e))
 }
 
 #[cfg(test)]

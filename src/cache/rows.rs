@@ -105,7 +105,12 @@ impl Rows {
     /// # Errors
     /// [`Error::Corrupt`] when the bytes are not the ones that were written; and when the cache does not have the
     /// layer.
-    pub fn hidden(&self, layer: HiddenLayer, row: usize, take: &mut dyn FnMut(usize, &[f32])) -> Result<()> {
+    pub fn hidden_in_pieces(
+        &self,
+        layer: HiddenLayer,
+        row: usize,
+        take: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()> {
         let decode = |payload: &[u8]| {
             let (codec, width) = self.codec(layer)?;
             codec.decode_in_pieces(payload, self.frames(row), width, &mut Pieces::new(take))
@@ -117,7 +122,7 @@ impl Rows {
     /// another codec the hidden states.
     ///
     /// # Errors
-    /// As for [`Rows::hidden`].
+    /// As for [`Rows::hidden_in_pieces`].
     pub fn coordinates(&self, layer: HiddenLayer, row: usize, out: &mut Vec<f32>) -> Result<()> {
         let decode = |payload: &[u8]| {
             let (codec, width) = self.codec(layer)?;
@@ -134,7 +139,7 @@ impl Rows {
     /// Frame weights of a row at a layer: `[frames]`.
     ///
     /// # Errors
-    /// As for [`Rows::hidden`].
+    /// As for [`Rows::hidden_in_pieces`].
     pub fn frame_weight(&self, layer: HiddenLayer, row: usize, out: &mut Vec<f32>) -> Result<()> {
         self.payload(Column::FrameWeight(layer), row, |payload| {
             self.require_length(row, payload, 4)?;
@@ -147,7 +152,7 @@ impl Rows {
     /// Natural logarithms of the posterior of a row at temperature 1: `[frames, labels]`.
     ///
     /// # Errors
-    /// As for [`Rows::hidden`].
+    /// As for [`Rows::hidden_in_pieces`].
     pub fn log_posterior(&self, row: usize, out: &mut Vec<f32>) -> Result<()> {
         self.halves(Column::Posterior, row, out)
     }
@@ -155,7 +160,7 @@ impl Rows {
     /// The softmax of a row at the identity's temperature: `[frames, labels]`.
     ///
     /// # Errors
-    /// As for [`Rows::hidden`]; and when the cache has none.
+    /// As for [`Rows::hidden_in_pieces`]; and when the cache has none.
     pub fn softmax(&self, row: usize, out: &mut Vec<f32>) -> Result<()> {
         self.halves(Column::Softmax, row, out)
     }
@@ -163,7 +168,7 @@ impl Rows {
     /// The teacher's best texts of a row, best first.
     ///
     /// # Errors
-    /// As for [`Rows::hidden`]; and when the cache has none.
+    /// As for [`Rows::hidden_in_pieces`]; and when the cache has none.
     pub fn nbest(&self, row: usize) -> Result<Vec<NbestText>> {
         self.payload(Column::Nbest, row, nbest::decode)
     }
@@ -171,7 +176,7 @@ impl Rows {
     /// The bytes of a payload, checked.
     ///
     /// # Errors
-    /// As for [`Rows::hidden`]; and when the cache does not have the column.
+    /// As for [`Rows::hidden_in_pieces`]; and when the cache does not have the column.
     pub fn raw(&self, column: Column, row: usize) -> Result<Bytes> {
         self.payload(column, row, |payload| Ok(Bytes::copy_from_slice(payload)))
     }
@@ -187,7 +192,7 @@ impl Rows {
     /// Checks every payload of a row and that it decodes; `scratch` is overwritten.
     ///
     /// # Errors
-    /// As for [`Rows::hidden`], for the first column that is bad.
+    /// As for [`Rows::hidden_in_pieces`], for the first column that is bad.
     pub fn check(&self, column: Column, row: usize, scratch: &mut Vec<f32>) -> Result<()> {
         match column {
             // What is stored decodes; turning it back would say no more.

@@ -11,6 +11,7 @@ use super::batches::{Batch, plan};
 use super::forward::{Forward, Input, Outcome, run_in_parts};
 use super::resume::Wanted;
 use super::stage::Done;
+use super::together::not_learned;
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -117,9 +118,7 @@ impl<T: Forward> Run<'_, T> {
         let mut sampled = Vec::with_capacity(rows.len());
         for batch in plan(&frames, source.budget) {
             if source.stop.requested() {
-                return Err(Error::Interrupted(
-                    "the codec was not learned yet; nothing was written".to_owned(),
-                ));
+                return Err(not_learned());
             }
             let before = self.done.valid;
             self.batch(&batch, |row| rows[row], &mut sampled)?;

@@ -14,6 +14,7 @@ use super::rows::belongs;
 use super::sample::{self, Sampled};
 use super::stage::Done;
 use super::tasks::claim::Claims;
+use super::together::not_learned;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::signal::Stop;
@@ -81,9 +82,7 @@ impl Source {
                 return Ok(());
             }
             if stop.requested() {
-                return Err(Error::Interrupted(
-                    "the codec was not learned yet; nothing was written".to_owned(),
-                ));
+                return Err(not_learned());
             }
             if !told {
                 tracing::info!("{} learns the codec; waiting for it", claims.holder(CODEC_FILE));

@@ -81,6 +81,11 @@ impl Source {
     }
 }
 
+/// A stop before there is a codec.
+pub(super) fn not_learned() -> Error {
+    Error::Interrupted("the codec was not learned yet; nothing was written".to_owned())
+}
+
 /// A stop that loses nothing but what was in hand.
 pub(super) fn interrupted() -> Error {
     Error::Interrupted("the finished shards are kept; the same command goes on after them".to_owned())

@@ -110,12 +110,12 @@ pub fn decode(payload: &[u8], frames: usize, width: usize, pieces: &mut Pieces<'
 
 #[cfg(test)]
 mod tests {
-    use super::super::whole;
+    use super::super::Codec;
     use super::*;
     use crate::random::Random;
 
     fn decode(payload: &[u8], frames: usize, width: usize, out: &mut Vec<f32>) -> Result<(), String> {
-        whole(out, |pieces| super::decode(payload, frames, width, pieces))
+        Codec::U8.decode(payload, frames, width, out)
     }
 
     #[test]

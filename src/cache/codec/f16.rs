@@ -75,13 +75,13 @@ pub fn decode(payload: &[u8], frames: usize, width: usize, pieces: &mut Pieces<'
 
 #[cfg(test)]
 mod tests {
-    use super::super::{PART, whole};
+    use super::super::{Codec, PART};
     use super::*;
     use half::f16;
     use proptest::prelude::*;
 
     fn decode(payload: &[u8], frames: usize, width: usize, out: &mut Vec<f32>) -> Result<(), String> {
-        whole(out, |pieces| super::decode(payload, frames, width, pieces))
+        Codec::F16.decode(payload, frames, width, out)
     }
 
     fn round_trip(values: &[u16], frames: usize, width: usize) {

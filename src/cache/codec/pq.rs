@@ -52,8 +52,8 @@ impl Pq {
     /// When the hidden states are narrower than `groups`.
     pub fn learn(utterances: &[Vec<f32>], width: usize, groups: usize) -> Result<Self, String> {
         let sample: Vec<f32> = utterances.iter().flatten().copied().collect();
-        let rank = components(width, groups);
         CodecName::Pq(groups).require(width)?;
+        let rank = components(width, groups);
         let rotation = Rotation::learn(&sample, width, rank);
         let frames = sample.len() / width;
         let few: Vec<f32> =

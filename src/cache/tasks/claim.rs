@@ -312,13 +312,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// # Errors
 /// When the directory cannot be written.
 pub fn clear(dir: &Path) -> Result<()> {
-    for path in all(dir)? {
-        match std::fs::remove_file(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            removed => removed.map_err(|e| Error::io("remove", &path, e))?,
-        }
-    }
-    Ok(())
+    all(dir)?.iter().try_for_each(|path| files::remove(path))
 }
 
 #[cfg(test)]

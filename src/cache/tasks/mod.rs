@@ -12,20 +12,16 @@ mod which;
 
 pub use which::{Array, Extent, Task};
 
-use std::io::ErrorKind;
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::files;
 
 /// Removes what only unsealed caches have: plan and claims.
 ///
 /// # Errors
 /// When the directory cannot be written.
 pub fn clear(dir: &Path) -> Result<()> {
-    let plan = dir.join(plan::PLAN);
-    match std::fs::remove_file(&plan) {
-        Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io("remove", plan, e)),
-        _ => {}
-    }
+    files::remove(&dir.join(plan::PLAN))?;
     claim::clear(dir)
 }
