@@ -16,6 +16,7 @@ use super::column::{Column, payloads};
 use super::identity::{IDENTITY, Identity};
 use super::manifest::{ADDING, MANIFEST, Manifest, ShardEntry};
 use super::nbest::{self, NbestIdentity, NbestSearch};
+use super::remedy::not_of_a_teacher;
 use super::resume::{self, Wanted};
 use super::rows::Rows;
 use super::schema::{CHECKSUM, copy_rows};
@@ -94,10 +95,10 @@ pub fn add(options: &AddOptions, stop: &Stop) -> Result<Added> {
     progress.finish();
     if !bad.is_empty() {
         let detail = format!(
-            "{} not as written: {}; put back a copy and run this again, or let {} write what is missing",
+            "{} not as written: {}; put back a copy and run this again; or {}",
             if bad.len() == 1 { "a shard is" } else { "shards are" },
             bad.join(", "),
-            otherwise(found.corpus.parts.is_empty())
+            otherwise(dir, &adding.after)
         );
         return Err(Error::format(dir, detail));
     }
@@ -123,8 +124,8 @@ fn begin(dir: &Path, found: &Identity, after: &Identity) -> Result<Option<Manife
             return Ok(None);
         }
         let detail = format!(
-            "the cache is not complete, and no (whole) adding.toml says what was done: {} completes it",
-            otherwise(found.corpus.parts.is_empty())
+            "the cache is not complete, and no (whole) adding.toml says what was done; {}",
+            otherwise(dir, found)
         );
         return journal.map(Some).ok_or_else(|| Error::format(dir, detail));
     }
@@ -150,13 +151,11 @@ fn begin(dir: &Path, found: &Identity, after: &Identity) -> Result<Option<Manife
     Ok(Some(was))
 }
 
-/// What makes the cache with its texts otherwise.
-fn otherwise(taught: bool) -> &'static str {
-    if taught {
-        "`tutornet cache` with the teacher, the corpus and the same --nbest"
-    } else {
-        "`tutornet cache merge` of the caches that it was made of, each with the same texts (`tutornet cache add`)"
-    }
+/// What makes the cache with its texts otherwise: what made it without them.
+fn otherwise(dir: &Path, identity: &Identity) -> String {
+    not_of_a_teacher(dir, identity).unwrap_or_else(|| {
+        "`tutornet cache` with the teacher, the corpus and the same --nbest writes what is missing".to_owned()
+    })
 }
 
 /// The work at one cache.
